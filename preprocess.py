@@ -1,0 +1,162 @@
+"""Step 1 of 4: one person's video -> aligned faces and mel features, one of each per frame.
+
+Reads   a video of one person speaking (best 2-5 minutes), any size, codec and frame rate
+Writes  data/face/000000.png ...   168x168 RGB, the face with head movement taken out, 25 a second
+        data/audio/000000.npy ...  float32 (4, 80), the log-mel of the same 1/25 s; as many as pictures
+        data/track.npz             landmarks, alignment and cuts, for the later steps
+        data/meta.json             what was made from what; written last: without it the folder is unfinished
+
+A run builds beside the old data and swaps it in at the end, so a video that fails leaves the old data as it was.
+Predictions made from the old data are dropped; finished videos in data/result/ stay.
+
+Run     python preprocess.py              the only video in input/
+        python preprocess.py VIDEO [--data data]
+Next    python train.py
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from utils import audio, console, contract, face, media
+from utils.console import UserError, say
+
+# ------------------------------------------------------------------------------------------------------
+PNG_COMPRESSION = 1     # 0-9: 1 is fast, and only a tenth larger than 9 on faces
+FEWEST_FACES = 0.5      # share of frames that must show a face; below it the video is refused
+FEW_FACES = 0.9         # share below which a warning is said
+QUIET_SOUND = 1e-4      # peak (0..1) below which the sound counts as missing
+# ------------------------------------------------------------------------------------------------------
+
+
+def find_faces(video):
+    """Return the track of the video's faces (see contract.read_track) and the size (width, height) of a frame."""
+    losses, size = media.Losses(), []
+
+    def pictures():
+        bar = tqdm(media.read_frames(video, losses=losses), total=media.probe(video)["frames"],
+                   desc="1/3 finding the face", unit="frame")
+        for frame in bar:
+            rgb = frame.rgb()
+            size[:] = rgb.shape[1], rgb.shape[0]
+            yield rgb
+
+    track = face.track(pictures())
+    frames = len(track["valid"])
+    if losses.packets or losses.seconds > 0.5:
+        say(f"note: the file is damaged: {losses.packets} packets could not be decoded and the last "
+            f"{losses.seconds:.1f} s are missing; {frames / contract.FPS:.1f} s were saved")
+    if frames < contract.MIN_FRAMES:
+        raise UserError(f"{video} has only {frames} frames ({frames / contract.FPS:.2f} s) that can be decoded, at least "
+                        f"{contract.MIN_FRAMES} ({contract.MIN_FRAMES / contract.FPS:.0f} s) are needed; "
+                        "run: python preprocess.py LONGER_VIDEO")
+    found = track["valid"].mean()
+    if found < FEWEST_FACES:
+        raise UserError(f"a face was found in {found:.0%} of the frames of {video}, at least {FEWEST_FACES:.0%} are needed; "
+                        "take a video in which one face looks at the camera and run: python preprocess.py VIDEO")
+    if found < FEW_FACES:
+        say(f"note: a face was found in only {found:.0%} of the frames; the others are never trained on")
+    return track, tuple(size)
+
+
+def write_faces(video, track, folder):
+    """Write the aligned face of each frame as folder/000000.png ..."""
+    folder.mkdir(parents=True)
+    frames = media.read_frames(video, stop=len(track["valid"]))
+    bar = tqdm(zip(frames, track["transform"], strict=True), total=len(track["valid"]),
+               desc="2/3 aligning faces", unit="frame")
+    for i, (frame, transform) in enumerate(bar):
+        picture = cv2.cvtColor(face.align(frame.rgb(), transform), cv2.COLOR_RGB2BGR)
+        _, png = cv2.imencode(".png", picture, (cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION))
+        (folder / f"{i:06d}.png").write_bytes(png)
+
+
+def write_mel(sound, frames, folder):
+    """Write the log-mel rows of each frame as folder/000000.npy ..., after fitting the sound to the picture."""
+    seconds, wanted = len(sound) / contract.SAMPLE_RATE, frames / contract.FPS
+    if abs(seconds - wanted) >= 0.5 / contract.FPS:
+        what = "was padded with silence" if seconds < wanted else "was cut"
+        say(f"note: the sound lasts {seconds:.2f} s, the picture {wanted:.2f} s: the sound {what}")
+    mel = audio.log_mel(sound, frames)
+    folder.mkdir(parents=True)
+    blocks = mel.reshape(frames, contract.ROWS_PER_FRAME, contract.N_MELS)
+    for i, block in enumerate(tqdm(blocks, desc="3/3 writing mel features", unit="frame")):
+        np.save(folder / f"{i:06d}.npy", block)
+
+
+def read_speech(video):
+    """Return the video's sound as 16 kHz mono float32, in step with its picture; UserError if it has none."""
+    sound = media.read_sound(video, contract.SAMPLE_RATE, video_start=True)
+    if sound is None or not len(sound):
+        raise UserError(f"{video} has no sound; the mouth is learnt from sound and picture together. "
+                        "Take a video with sound and run: python preprocess.py VIDEO")
+    if np.abs(sound).max() < QUIET_SOUND:
+        raise UserError(f"the sound of {video} is silent (peak {np.abs(sound).max():.6f} of 1); "
+                        "take a video in which the person is heard and run: python preprocess.py VIDEO")
+    return sound[:, 0]
+
+
+def swap_in(new, data):
+    """Put the finished folder `new` in place of the old data, meta.json out first and in last."""
+    (data / "meta.json").unlink(missing_ok=True)
+    for stale in ("pred", "face", "audio", "track.npz", "pack"):
+        contract.remove(data / stale)
+    for name in ("face", "audio", "track.npz", "meta.json"):
+        os.replace(new / name, data / name)
+    contract.remove(new)
+
+
+def main():
+    args = parse_args()
+    data = Path(args.data)
+
+    # 1. which video, and has it picture and sound?
+    video = Path(args.video) if args.video else contract.only_file(
+        "input", contract.VIDEO_ENDINGS, "video", "python preprocess.py")
+    if not media.probe(video)["video"]:
+        raise UserError(f"{video} has no picture, only sound; expected a video of one person's face. "
+                        "Run: python preprocess.py VIDEO")
+    sound = read_speech(video)
+
+    with console.writing(data):
+        new = data / "preprocess.new"
+        contract.remove(new)
+        new.mkdir()
+
+        # 2. the face in every frame, then the aligned pictures
+        track, size = find_faces(video)
+        frames = len(track["valid"])
+        write_faces(video, track, new / "face")
+
+        # 3. the sound of every frame
+        write_mel(sound, frames, new / "audio")
+        with open(new / "track.npz", "wb") as file:
+            np.savez(file, **track)
+
+        # 4. what was made from what, and into place
+        source = contract.source_identity(video)
+        name = json.dumps([source["sha256"], contract.CONTRACT])
+        contract.write_json(new / "meta.json", {
+            "frames": frames, "source": source, "size": size, "id": hashlib.sha256(name.encode()).hexdigest()[:16],
+            "contract": contract.CONTRACT, "av_offset_ms": 0, "shots": len(track["cuts"]),
+            "faces_found": float(track["valid"].mean()),
+            "eye_distance": float(np.median(0.38 * contract.FACE_SIZE / np.hypot(*track["transform"][:, :, 0].T)))})
+        swap_in(new, data)
+    say(f"{frames} pictures in {data / 'face'}, {frames} features in {data / 'audio'}; next: python train.py"
+        + ("" if args.data == "data" else f" --data {args.data}"))
+
+
+def parse_args():
+    parser = console.parser(__doc__)
+    parser.add_argument("video", nargs="?", metavar="VIDEO", help="the video (default: the only one in input/)")
+    parser.add_argument("--data", default="data", help="working folder (default: data)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,1 @@
+"""What the four scripts share. Nothing here knows a script."""

@@ -1,0 +1,61 @@
+"""What every script does at its edges: help from the docstring, one-line errors, one writer per folder."""
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class UserError(Exception):
+    """Something that the user can mend. The message says what was found, what was expected, what to run next."""
+
+
+def parser(doc):
+    """Return an ArgumentParser whose --help is the script's docstring."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                   allow_abbrev=False)
+
+
+def say(message):
+    """Print a line to standard error: standard output is kept for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def run(main, resume_hint=""):
+    """Run a script's main(): one clear line and exit code 1 for what a user can mend, 130 for Ctrl-C."""
+    try:
+        main()
+    except UserError as error:
+        say(f"error: {error}")
+        sys.exit(1)
+    except (OSError, MemoryError) as error:
+        say(f"error: {error.strerror or error if isinstance(error, OSError) else 'out of memory'}"
+            + (f": {error.filename}" if getattr(error, "filename", None) else "")
+            + "; nothing finished was lost, mend it and run the same command again")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say(f"\ninterrupted; nothing finished was lost{resume_hint}")
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def writing(folder):
+    """Hold the right to write `folder` (made if missing) until the block or the process ends.
+
+    Raises UserError if another run holds it.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; expected a folder. Name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"another run is writing {folder}; wait until it has ended, or name another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,185 @@
+"""The contract between the four scripts: constants, where files lie, meta.json.
+
+The scripts meet only through files. Whatever two of them must agree on stands here, once. Changing a
+constant of this file changes the data: run preprocess.py and train.py again after it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from utils.console import UserError
+
+# -- pictures ----------------------------------------------------------------------------------------
+FPS = 25                     # pictures per second, whatever the source has
+FACE_SIZE = 168              # an aligned face is FACE_SIZE x FACE_SIZE, RGB uint8
+LOWER_TOP = FACE_SIZE // 2   # face[LOWER_TOP:] is the lower half: 84 high, 168 wide
+
+# Where the points that speech does not move come to lie in the aligned face, as a share of FACE_SIZE:
+# (x, y) by landmark number. The outer eye corners are 0.38 apart on the line y = 0.34; with that the chin
+# of a mouth opened as wide as it goes stays inside row 160 of 168, and the upper lip below row 84.
+TEMPLATE = {
+    33: (0.310, 0.340), 133: (0.428, 0.343), 362: (0.572, 0.343), 263: (0.690, 0.340),  # eye corners
+    168: (0.500, 0.317), 6: (0.500, 0.350), 197: (0.500, 0.382),                        # nose bridge
+}
+
+# -- sound -------------------------------------------------------------------------------------------
+SAMPLE_RATE = 16000          # Hz, mono
+N_FFT = 800                  # samples of one spectrum (50 ms), and its window
+HOP = 160                    # samples between two mel rows: 100 rows a second
+N_MELS = 80                  # bands of one row
+MEL_FMIN, MEL_FMAX = 55, 7600  # Hz
+MEL_FLOOR = 1e-5             # magnitudes below it count as silence: log(1e-5) = -11.51
+ROWS_PER_FRAME = SAMPLE_RATE // (HOP * FPS)  # exactly 4: rows 4i..4i+3 belong to frame i
+WINDOW_ROWS = 32             # rows on either side of a frame's middle that the network hears: +-320 ms
+
+REFERENCE_GAP = FPS          # a reference frame is at least this many frames (1 s) from the frame it serves
+MIN_FRAMES = 2 * FPS         # 2 s: the least footage in which every frame finds such a reference
+
+CONTRACT = {
+    "fps": FPS, "face_size": FACE_SIZE, "template": {str(k): list(v) for k, v in TEMPLATE.items()},
+    "sample_rate": SAMPLE_RATE, "n_fft": N_FFT, "hop": HOP, "n_mels": N_MELS, "mel_fmin": MEL_FMIN,
+    "mel_fmax": MEL_FMAX, "mel_floor": MEL_FLOOR, "window_rows": WINDOW_ROWS,
+}
+
+VIDEO_ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv"}
+SOUND_ENDINGS = {".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus", ".wma"}
+
+
+def face_path(data, i):
+    return Path(data) / "face" / f"{i:06d}.png"
+
+
+def mel_path(data, i):
+    return Path(data) / "audio" / f"{i:06d}.npy"
+
+
+# -- meta.json ---------------------------------------------------------------------------------------
+def write_json(path, content):
+    """Write `content` as JSON to a temporary name, then rename: a reader sees the old file or the new."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path, remedy):
+    """Return the dict in a JSON file.
+
+    Raises UserError, ending in `remedy` (the next command), if it is missing or no JSON object.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; {remedy}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object; {remedy}")
+    return content
+
+
+def read_meta(data):
+    """Return data/meta.json, checked: a finished preprocess.py, this contract, as many files as it says.
+
+    Raises UserError naming what was found, what was expected and the command that mends it.
+    """
+    data = Path(data)
+    remedy = f"run: python preprocess.py VIDEO --data {data}"
+    if not (data / "meta.json").is_file():
+        raise UserError(f"{data} holds no prepared clip (no finished meta.json); {remedy}")
+    meta = read_json(data / "meta.json", remedy)
+    kinds = {"frames": int, "source": dict, "size": list, "id": str, "contract": dict}
+    for key, kind in kinds.items():
+        if not isinstance(meta.get(key), kind):
+            raise UserError(f"{data}/meta.json has no valid '{key}'; {remedy}")
+    check_contract(meta["contract"], f"{data} was made", remedy)
+    counts = [len(list((data / folder).glob(ending))) for folder, ending in (("face", "*.png"), ("audio", "*.npy"))]
+    if counts != [meta["frames"]] * 2:
+        raise UserError(f"{data} should hold {meta['frames']} pictures and as many features, "
+                        f"but has {counts[0]} and {counts[1]}; {remedy}")
+    return meta
+
+
+def check_contract(found, what, remedy):
+    """Raise UserError if the constants `found` (a dict) differ from this file's."""
+    for key, value in CONTRACT.items():
+        if found.get(key) != value:
+            raise UserError(f"{what} with {key} = {found.get(key)}, but utils/contract.py has {value}; {remedy}")
+
+
+def read_track(data, meta):
+    """Return data/track.npz as a dict of arrays.
+
+    transform (N, 2, 3) float32 frame -> face; landmarks (N, 478, 3) float32 source pixels; valid (N,) bool;
+    lips (N, 40, 2) float32 face pixels; pose (N, 2) float32; shape (N, 2) float32 mouth opening and width over
+    eye distance; cuts (C,) int64, the first frame of each shot. Raises UserError if it is damaged.
+    """
+    path, n = Path(data) / "track.npz", meta["frames"]
+    remedy = f"run: python preprocess.py VIDEO --data {data}"
+    expected = {"transform": (n, 2, 3), "landmarks": (n, 478, 3), "valid": (n,), "lips": (n, 40, 2),
+                "pose": (n, 2), "shape": (n, 2)}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            track = {key: archive[key] for key in (*expected, "cuts")}
+    except Exception as error:  # numpy, zipfile and zlib each raise their own on a damaged archive
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); {remedy}") from error
+    for key, size in expected.items():
+        if track[key].shape != size:
+            raise UserError(f"{path}: {key} has the shape {track[key].shape}, expected {size}; {remedy}")
+    cuts = track["cuts"]
+    if cuts.ndim != 1 or not len(cuts) or cuts[0] != 0 or (np.diff(cuts) <= 0).any() or cuts[-1] >= n:
+        raise UserError(f"{path}: cuts must rise from 0 to below {n}; {remedy}")
+    return track
+
+
+def source_identity(path):
+    """Return what tells a source file from another: absolute path, size in bytes, mtime, SHA-256."""
+    path = Path(path).resolve()
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    stat = path.stat()
+    return {"path": str(path), "bytes": stat.st_size, "mtime": stat.st_mtime, "sha256": digest.hexdigest()}
+
+
+def source_path(meta, data):
+    """Return the source video's path, after checking that it is still the file that was prepared."""
+    source = meta["source"]
+    path = Path(source["path"])
+    if not path.is_file():
+        raise UserError(f"the source video {path} is gone; put it back or run: python preprocess.py VIDEO --data {data}")
+    stat = path.stat()
+    same = stat.st_size == source["bytes"]
+    if same and stat.st_mtime != source["mtime"]:
+        same = source_identity(path)["sha256"] == source["sha256"]
+    if not same:
+        raise UserError(f"{path} has changed since it was prepared; run: python preprocess.py {path} --data {data}")
+    return path
+
+
+def only_file(folder, endings, kind, command):
+    """Return the only file of that kind in `folder`; UserError with the possible commands otherwise."""
+    folder = Path(folder)
+    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in endings and p.is_file())
+    if not found:
+        raise UserError(f"no {kind} in {folder}/; put one there, or name it: {command} PATH "
+                        "(or make the built-in sample: python -m utils.sample)")
+    if len(found) > 1:
+        raise UserError(f"{len(found)} {kind} files in {folder}/; name one: "
+                        + "  or  ".join(f'{command} "{p}"' for p in found))
+    return found[0]
+
+
+def remove(path):
+    """Remove a file or a folder, if it is there."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
