@@ -1,0 +1,135 @@
+"""The network: a U-Net over the lower half of the face with the sound fused in at the bottleneck.
+
+    reference lowers ──► encoder ──► bottleneck ──► decoder ──► generated lower
+                                        ▲
+                  mel ──► audio branch ─┘──► landmark head (the audio branch's own teacher)
+
+The network never sees the frame it draws: it gets the lower half of two *other* frames of the person (one with
+the mouth closed, one with it open, from which it borrows lips and teeth), the sound, and two numbers that say how
+the head is turned. Known 2-D trainers feed the current frame with a masked rectangle and learn to read the old
+mouth from the cheeks and jaw around it.
+
+Plain 3x3 convolutions at half resolution: depthwise ones count fewer operations and run slower on a CPU.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+# -- parts -------------------------------------------------------------------------------------------
+class Block(nn.Module):
+    """Two 3x3 convolutions around a shortcut."""
+
+    def __init__(self, channels_in, channels, stride=1):
+        super().__init__()
+        self.first = nn.Conv2d(channels_in, channels, 3, stride, 1)
+        self.second = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.norm = nn.GroupNorm(8, channels)
+        same = channels_in == channels and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels, 1, stride)
+
+    def forward(self, x):
+        y = F.silu(self.norm(self.first(x)))
+        return F.silu(self.second(y) + self.shortcut(x))
+
+
+class AudioBranch(nn.Module):
+    """1-D convolutions over time with the mel bands as channels: what does this moment sound like?"""
+
+    def __init__(self, mels, rows, width, dropout):
+        super().__init__()
+        channels = (mels, 160, 192, 192)
+        self.layers = nn.ModuleList(
+            nn.Conv1d(a, b, 5, 2, 2) for a, b in zip(channels[:-1], channels[1:], strict=True))
+        self.norms = nn.ModuleList(nn.GroupNorm(8, b) for b in channels[1:])
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(channels[-1] * -(-rows // 8), width)
+
+    def forward(self, mel):                                    # (B, T, mels)
+        x = mel.transpose(1, 2)                                # (B, mels, T)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = F.silu(norm(layer(x)))                         # (B, 192, T/8) in the end
+        return F.silu(self.out(self.dropout(x.flatten(1))))    # (B, width)
+
+
+# -- assembly ----------------------------------------------------------------------------------------
+class LipUNet(nn.Module):
+    """See the module's docstring. Sizes are free: what does not divide by two is padded and cut inside.
+
+    references: lower halves of other frames per input. mels, rows: the mel window. lips: coordinates the landmark
+    head predicts. channels: of the four levels. audio_width: of the sound's vector.
+    """
+
+    def __init__(self, references=2, mels=80, rows=64, lips=80, channels=(32, 56, 112, 176), audio_width=256,
+                 dropout=0.2):
+        super().__init__()
+        self.model_args = dict(references=references, mels=mels, rows=rows, lips=lips, channels=tuple(channels),
+                               audio_width=audio_width, dropout=dropout)
+        self.references = references
+        self.register_buffer("mel_mean", torch.zeros(mels))
+        self.register_buffer("mel_std", torch.ones(mels))
+        c1, c2, c3, c4 = channels
+        self.audio = AudioBranch(mels, rows, audio_width, dropout)
+        self.landmarks = nn.Linear(audio_width, lips)
+        self.pose = nn.Linear(2, 32)
+        self.enter = Block(12 * references, c1)
+        self.down2, self.down3, self.down4 = Block(c1, c2, 2), Block(c2, c3, 2), Block(c3, c4, 2)
+        self.fuse, self.think = Block(c4 + audio_width + 32, c4), Block(c4, c4)
+        self.up3, self.up2, self.up1 = Block(c4 + c3, c3), Block(c3 + c2, c2), Block(c2 + c1, c1)
+        self.paint = nn.Conv2d(c1, 3 * 4, 3, 1, 1)
+        self.mix = nn.Conv2d(c1, (references + 1) * 4, 3, 1, 1)
+        self.flow = nn.Conv2d(c1, 2 * references, 3, 1, 1)
+        for head in (self.mix, self.flow):  # start from the unmoved references, equally mixed
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def hear(self, mel):
+        """mel (B, T, mels) log-mel -> the sound's vector (B, audio_width)."""
+        return self.audio((mel - self.mel_mean) / self.mel_std)
+
+    def forward(self, reference, mel, pose):
+        """reference (B, R, H, W, 3) uint8, mel (B, T, mels) float32 log-mel, pose (B, 2) float32.
+
+        Returns the generated lower (B, 3, H, W) float32, 0..1 up to overshoot, and the predicted normalised
+        mouth landmarks (B, lips).
+        """
+        b, r, h, w, _ = reference.shape
+        sound = self.hear(mel)                                              # (B, A)
+        known = reference.permute(0, 1, 4, 2, 3).float() / 255              # (B, R, 3, H, W)
+        x = known.reshape(b, 3 * r, h, w)                                   # (B, 3R, H, W)
+        x = F.pad(x, (0, w % 2, 0, h % 2), mode="replicate")
+        x = x.contiguous(memory_format=torch.channels_last)
+        x1 = self.enter(F.pixel_unshuffle(x - 0.5, 2))                      # (B, c1, H/2, W/2)
+        x2 = self.down2(x1)                                                 # (B, c2, H/4, W/4)
+        x3 = self.down3(x2)                                                 # (B, c3, H/8, W/8)
+        x4 = self.down4(x3)                                                 # (B, c4, H/16, W/16)
+        told = torch.cat([sound, F.silu(self.pose(10 * pose))], dim=1)      # (B, A + 32)
+        told = told[:, :, None, None].expand(-1, -1, *x4.shape[2:])         # (B, A + 32, H/16, W/16)
+        y = self.think(self.fuse(torch.cat([x4, told], dim=1)))             # (B, c4, H/16, W/16)
+        y = self.up3(torch.cat([grow(y, x3), x3], dim=1))                   # (B, c3, H/8, W/8)
+        y = self.up2(torch.cat([grow(y, x2), x2], dim=1))                   # (B, c2, H/4, W/4)
+        y = self.up1(torch.cat([grow(y, x1), x1], dim=1))                   # (B, c1, H/2, W/2)
+        painted = 0.5 + F.pixel_shuffle(self.paint(y), 2)[..., :h, :w].float()  # (B, 3, H, W)
+        mix = F.pixel_shuffle(self.mix(y), 2)[..., :h, :w].float().softmax(dim=1)  # (B, R + 1, H, W)
+        flow = F.interpolate(self.flow(y).float(), scale_factor=2, mode="bilinear")[..., :h, :w]  # (B, 2R, H, W)
+        picture = painted * mix[:, -1:]
+        for k in range(r):  # what was seen is moved, what was not is painted
+            picture = picture + warp(known[:, k], flow[:, 2 * k:2 * k + 2]) * mix[:, k:k + 1]
+        return picture, self.landmarks(sound).float()
+
+
+def grow(x, like):
+    """Enlarge x to the height and width of `like`, which need not be the double."""
+    return F.interpolate(x, size=like.shape[2:], mode="nearest")
+
+
+def warp(picture, flow):
+    """Fetch each pixel of `picture` (B, C, H, W) from where `flow` (B, 2, H, W) says: 1 is a tenth of the width."""
+    h, w = picture.shape[2:]
+    rows = torch.linspace(-1 + 1 / h, 1 - 1 / h, h, device=picture.device)
+    columns = torch.linspace(-1 + 1 / w, 1 - 1 / w, w, device=picture.device)
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)      # (H, W, 2) as x, y
+    step = torch.tensor((0.2, 0.2 * w / h), device=picture.device)
+    where = grid + flow.permute(0, 2, 3, 1) * step                                       # (B, H, W, 2)
+    return F.grid_sample(picture.contiguous(), where, padding_mode="border", align_corners=False)

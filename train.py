@@ -1,0 +1,332 @@
+"""Step 2 of 4: learn "this sound, this mouth" from the prepared clip.
+
+Reads   data/                     from preprocess.py
+Writes  checkpoints/best.pth      the network that drew the held-out part best
+        checkpoints/last.pth      the newest, after every epoch: what --resume goes on from
+        checkpoints/preview.png   held-out frames: references, generated, real, and generated on silence
+        checkpoints/loss.png, log.csv
+
+The last tenth of the clip is held out: never trained on, and what "best" is judged by. Training stops at --epochs or
+--max-minutes, whichever comes first; the learning rate is brought down in time for either. Ctrl-C at any
+moment is safe: go on with --resume.
+
+Run     python train.py [--data data] [--checkpoints checkpoints] [--device auto|cpu|cuda|cuda:N]
+                        [--epochs N] [--max-minutes M] [--batch-size 8] [--lr X] [--resume]
+Next    python inference.py
+"""
+
+import csv
+import io
+import math
+import os
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from models.losses import gradient_loss, landmark_loss, picture_loss
+from models.unet import LipUNet
+from utils import checkpoint, console, device
+from utils.console import UserError, say
+from utils.contract import CONTRACT, MEL_FLOOR
+from utils.dataset import Footage, LipDataset
+
+# ------------------------------------------------------------------------------------------------------
+EPOCHS = 30             # a 2-minute clip: about half an hour on 2 CPU cores with bfloat16
+BATCH_SIZE = 8          # pictures a step; 4 or 2 if memory is short
+LR = 1e-3               # peak of the learning rate, what trains best from scratch with AdamW
+FINAL_LR = 3e-6         # its end. Often quoted as *the* rate for this U-Net; starting there, a whole day of CPU
+                        # training would not reach what ten minutes from LR reach
+WARMUP_STEPS = 100      # steps from 0 to LR
+WEIGHT_DECAY = 1e-2     # of AdamW
+MOUTH_WEIGHT = 4.0      # how much more a pixel of the mouth counts than one of the cheek
+GRADIENT_WEIGHT = 1.0   # share of the gradient loss: more is sharper, too much rings
+LANDMARK_WEIGHT = 0.05  # share of the audio branch's own teacher
+SOUND_BATCH = 64        # more sounds a step for the audio branch alone: nearly free, and sync learns in minutes
+CLIP_NORM = 1.0         # longest gradient of a step
+VALIDATE_MOST = 300     # held-out frames looked at each epoch, evenly spread
+PREVIEW_ROWS = 5        # held-out frames in preview.png
+SEED = 1                # of weights, data order and sound changes; each epoch draws from (SEED, epoch)
+# ------------------------------------------------------------------------------------------------------
+START = time.monotonic()
+
+
+class Schedule:
+    """Where training stands between its start (0) and its end (1), and the learning rate there.
+
+    Progress is the larger of the share of all steps and the share of this call's minutes, so either limit ends
+    it with the rate brought down. With --epochs alone it depends on the step only.
+    """
+
+    def __init__(self, steps, step, peak, minutes, reserve):
+        self.steps, self.step, self.peak = steps, step, peak
+        self.begun, self.deadline, self.reserve = step / steps, minutes and minutes * 60, reserve
+
+    def progress(self):
+        by_steps = self.step / self.steps
+        if not self.deadline:
+            return by_steps
+        share = (time.monotonic() - START) / max(1.0, self.deadline - self.reserve)
+        return max(by_steps, self.begun + (1 - self.begun) * share)
+
+    def rate(self):
+        """Warm up, then half a cosine from the peak to FINAL_LR."""
+        fall = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.progress()))
+        rate = FINAL_LR + (self.peak - FINAL_LR) * fall
+        return rate * min(1.0, (self.step + 1) / WARMUP_STEPS)
+
+    def over(self):
+        return self.progress() >= 1
+
+
+def losses(model, batch, weight):
+    """Return the picture's loss and the landmarks' loss of a batch on the model's device."""
+    inputs, lower, lips = batch
+    generated, heard = model(**inputs)
+    real = lower.permute(0, 3, 1, 2).float() / 255                          # (B, 3, 84, 168)
+    picture = picture_loss(generated, real, weight) + GRADIENT_WEIGHT * gradient_loss(generated, real, weight)
+    return picture, landmark_loss(heard, lips)
+
+
+def train_epoch(model, optimizer, dataset, schedule, weight, epoch, args, where):
+    """Train for one epoch, or until time is up. Returns (mean picture loss, pictures per second)."""
+    rng = np.random.default_rng((SEED, epoch))
+    torch.manual_seed(SEED * 100_003 + epoch)
+    model.train()
+    total, pictures, begun = 0.0, 0, time.monotonic()
+    bar = tqdm(total=len(dataset.frames), desc=f"epoch {epoch}", unit="picture", leave=False)
+    for batch in dataset.batches(args.batch_size, rng):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate()
+        sounds, sound_lips = to(where, dataset.sounds(SOUND_BATCH, rng))
+        with device.autocast(where):
+            picture, taught = losses(model, to(where, batch), weight)
+            alone = landmark_loss(model.landmarks(model.hear(sounds)).float(), sound_lips)
+        loss = picture + LANDMARK_WEIGHT * (taught + alone)
+        if not math.isfinite(loss.item()):
+            raise UserError(f"the loss is {loss.item()} at epoch {epoch}, step {schedule.step}; the checkpoints are from "
+                            f"before it. Run: python train.py --resume --lr {schedule.peak / 3:.1g}")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        schedule.step += 1
+        total, pictures = total + picture.item() * len(batch[1]), pictures + len(batch[1])
+        bar.update(len(batch[1]))
+        if schedule.over():
+            break
+    bar.close()
+    return total / pictures, pictures / (time.monotonic() - begun)
+
+
+@torch.inference_mode()
+def validate(model, dataset, weight, args, where):
+    """Return the mean loss on the held-out part, sound as recorded and references as inference chooses them."""
+    model.eval()
+    total, pictures = 0.0, 0
+    for batch in dataset.batches(args.batch_size):
+        with device.autocast(where):
+            picture, taught = losses(model, to(where, batch), weight)
+        total += (picture + LANDMARK_WEIGHT * taught).item() * len(batch[1])
+        pictures += len(batch[1])
+    return total / pictures
+
+
+def to(where, value):
+    """Move tensors, in any nesting of tuples and dicts, to a device."""
+    if isinstance(value, dict):
+        return {key: to(where, item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(to(where, item) for item in value)
+    return value.to(where)
+
+
+def mouth_weight(dataset):
+    """Return (84, 168) float32, mean 1: how much each pixel counts, more about where the lips of this clip are."""
+    lips = dataset.footage.track["lips"][dataset.trained].reshape(-1, 2)
+    h, w = dataset.footage.lower.shape[1:3]
+    middle, spread = lips.mean(axis=0) - (0, h), np.maximum(lips.std(axis=0) * 1.5, 4)
+    y, x = np.mgrid[:h, :w]
+    near = np.exp(-0.5 * (((x - middle[0]) / spread[0]) ** 2 + ((y - middle[1]) / spread[1]) ** 2))
+    weight = 1 + (MOUTH_WEIGHT - 1) * near
+    return torch.from_numpy((weight / weight.mean()).astype(np.float32))
+
+
+# -- what is written -----------------------------------------------------------------------------------
+@torch.inference_mode()
+def write_preview(path, model, dataset, where):
+    """Write rows of held-out frames: closed and open reference, generated, real, generated on silence."""
+    model.eval()
+    by_opening = dataset.frames[np.argsort(dataset.footage.opening[dataset.frames])]  # from closed to open
+    frames = by_opening[np.linspace(0, len(by_opening) - 1, PREVIEW_ROWS).astype(int)]
+    own = dataset.footage.windows(frames)
+    pictures = []
+    for windows in (own, np.full_like(own, np.log(MEL_FLOOR))):
+        with device.autocast(where):
+            drawn, _ = model(**to(where, dataset.footage.inputs(frames, windows, dataset.fixed)))
+        pictures.append((drawn.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    closed, opened = (dataset.footage.lower[dataset.fixed[frames, k]] for k in (0, 1))
+    columns = [closed, opened, pictures[0], dataset.footage.lower[frames], pictures[1]]
+    titles = ("closed reference", "open reference", "generated", "real", "on silence")
+    sheet = np.hstack([np.vstack(list(column)) for column in columns])
+    sheet = cv2.resize(sheet, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    head = np.full((28, sheet.shape[1], 3), 255, np.uint8)
+    for k, title in enumerate(titles):
+        cv2.putText(head, title, (8 + k * sheet.shape[1] // 5, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1,
+                    cv2.LINE_AA)
+    _, png = cv2.imencode(".png", cv2.cvtColor(np.vstack([head, sheet]), cv2.COLOR_RGB2BGR))
+    replace(path, png.tobytes())
+
+
+def write_log(folder, history):
+    """Write log.csv and loss.png."""
+    text = io.StringIO()
+    rows = csv.DictWriter(text, history[0])
+    rows.writeheader()
+    rows.writerows(history)
+    replace(folder / "log.csv", text.getvalue().encode())
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for key in ("train", "held_out"):
+        axes.plot([row["epoch"] for row in history], [row[key] for row in history], marker=".", label=key)
+    axes.set(xlabel="epoch", ylabel="loss", yscale="log")
+    axes.legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100, bbox_inches="tight")
+    pyplot.close(figure)
+    replace(folder / "loss.png", picture.getvalue())
+
+
+def replace(path, content):
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+# ------------------------------------------------------------------------------------------------------
+def begin(args, footage, dataset):
+    """Return (model, optimizer, state): new, or where checkpoints/last.pth stands with --resume.
+
+    state: epoch, step, best, history.
+    """
+    folder = Path(args.checkpoints)
+    torch.manual_seed(SEED)
+    if not args.resume:
+        model = LipUNet(lips=dataset.lips.shape[1])
+        mean, std = dataset.mel_statistics()
+        model.mel_mean.copy_(mean)
+        model.mel_std.copy_(std)
+        state = {"epoch": 0, "step": 0, "best": math.inf, "history": []}
+        kept = [name for name in ("best", "last") if (folder / f"{name}.pth").exists()]
+        for name in kept:
+            os.replace(folder / f"{name}.pth", folder / f"{name}.old.pth")
+        if kept:
+            say(f"kept the earlier training as {' and '.join(str(folder / f'{name}.old.pth') for name in kept)} "
+                "(to go on with a training, use --resume)")
+    else:
+        model, saved = checkpoint.load(folder / "last.pth")
+        if saved["data"]["id"] != footage.meta["id"]:
+            raise UserError(f"{folder}/last.pth was trained on {saved['data']['clip']}, but {args.data} holds "
+                            f"{Path(footage.meta['source']['path']).name}; run: python train.py --data {args.data} "
+                            "--checkpoints ANOTHER_FOLDER")
+        state = {"epoch": saved["epoch"], "step": saved["scheduler"]["step"], "best": saved["best"],
+                 "history": saved["history"]}
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=WEIGHT_DECAY)
+    if args.resume:
+        optimizer.load_state_dict(saved["optimizer"])
+    return model, optimizer, state
+
+
+def pack_up(model, optimizer, state, args, footage):
+    """Return the checkpoint dict."""
+    return {"model": model.state_dict(), "model_args": model.model_args, "optimizer": optimizer.state_dict(),
+            "scheduler": {"step": state["step"]}, "epoch": state["epoch"], "best": float(state["best"]),
+            "settings": {"batch_size": args.batch_size, "lr": args.lr, "epochs": args.epochs, "seed": SEED},
+            "contract": CONTRACT, "history": state["history"],
+            "data": {"id": footage.meta["id"], "clip": Path(footage.meta["source"]["path"]).name}}
+
+
+def main():
+    args = parse_args()
+    where = device.resolve(args.device)
+    folder = Path(args.checkpoints)
+
+    # 1. the data: its training part and its held-out part
+    footage = Footage(args.data)
+    trained, held = LipDataset(footage, train=True), LipDataset(footage, train=False)
+    held.frames = held.frames[np.linspace(0, len(held.frames) - 1, min(len(held.frames), VALIDATE_MOST)).astype(int)]
+    say(f"{len(trained.frames)} frames to train on, {len(held.frames)} held out")
+
+    with console.writing(folder):
+        # 2. the network, new or resumed
+        model, optimizer, state = begin(args, footage, trained)
+        model = model.to(where)
+        optimizer.load_state_dict(optimizer.state_dict())  # its state follows the weights to the device
+        weight = mouth_weight(trained).to(where)
+        if state["epoch"] >= args.epochs:
+            raise UserError(f"{folder}/last.pth has been trained for {state['epoch']} epochs already; "
+                            f"run: python train.py --resume --epochs {2 * state['epoch']}")
+        if not state["epoch"]:
+            checkpoint.save(folder / "last.pth", pack_up(model, optimizer, state, args, footage))
+        steps = math.ceil(len(trained.frames) / args.batch_size)
+        begun = time.monotonic()
+        validate(model, held, weight, args, where)  # a first look, to know how much time the closing needs
+        reserve = 1.5 * (time.monotonic() - begun) + 4
+        schedule = Schedule(args.epochs * steps, state["step"], args.lr, args.max_minutes, reserve)
+
+        # 3. epoch after epoch: train, look at the held-out part, save
+        while state["epoch"] < args.epochs and not (schedule.over() and state["history"]):
+            begun = time.monotonic()
+            epoch = state["epoch"] + 1
+            train, speed = train_epoch(model, optimizer, trained, schedule, weight, epoch, args, where)
+            held_out = validate(model, held, weight, args, where)
+            state.update(epoch=epoch, step=schedule.step)
+            state["history"].append({"epoch": epoch, "train": train, "held_out": held_out, "lr": schedule.rate(),
+                                     "pictures_per_s": round(speed, 1), "seconds": round(time.monotonic() - begun, 1)})
+            best = held_out < state["best"]
+            state["best"] = min(held_out, state["best"])
+            content = pack_up(model, optimizer, state, args, footage)
+            checkpoint.save(folder / "last.pth", content)
+            if best:
+                checkpoint.save(folder / "best.pth", content)
+            write_preview(folder / "preview.png", model, held, where)
+            write_log(folder, state["history"])
+            say(report(state, schedule, args, time.monotonic() - begun, best))
+    say(f"best held-out loss {state['best']:.4f}; look at {folder}/preview.png; next: python inference.py")
+
+
+def report(state, schedule, args, seconds, best):
+    """Return the line of an epoch."""
+    row = state["history"][-1]
+    left = (args.epochs - state["epoch"]) * seconds
+    if args.max_minutes:
+        left = min(left, max(0.0, args.max_minutes * 60 - (time.monotonic() - START)))
+    return (f"epoch {row['epoch']:3d}/{args.epochs}  train {row['train']:.4f}  held-out {row['held_out']:.4f}"
+            f"{'*' if best else ' '} lr {row['lr']:.1e}  {row['pictures_per_s']:.0f} pictures/s  "
+            f"{left / 60:.1f} min left" if not schedule.over() else
+            f"epoch {row['epoch']:3d}  train {row['train']:.4f}  held-out {row['held_out']:.4f}"
+            f"{'*' if best else ' '} lr {row['lr']:.1e}  {row['pictures_per_s']:.0f} pictures/s  done")
+
+
+def parse_args():
+    parser = console.parser(__doc__)
+    parser.add_argument("--data", default="data", help="working folder of preprocess.py (default: data)")
+    parser.add_argument("--checkpoints", default="checkpoints", help="folder to write to (default: checkpoints)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"stop after so many in all (default: {EPOCHS})")
+    parser.add_argument("--max-minutes", type=float, help="stop this call after so many minutes")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help=f"pictures a step (default: {BATCH_SIZE})")
+    parser.add_argument("--lr", type=float, default=LR, help=f"peak of the learning rate (default: {LR})")
+    parser.add_argument("--resume", action="store_true", help="go on from checkpoints/last.pth")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    console.run(main, "; go on with: python train.py --resume")

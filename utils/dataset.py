@@ -1,0 +1,271 @@
+"""What the network is fed: the one input rule of training, inference and evaluation, and the held-out split."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from utils import audio
+from utils.console import UserError
+from utils.contract import (FACE_SIZE, FPS, LOWER_TOP, MEL_FLOOR, N_MELS, REFERENCE_GAP, ROWS_PER_FRAME, face_path,
+                            mel_path, read_meta, read_track)
+from utils.face import shots
+
+HELD_OUT = 0.10           # share of the clip, its last part, that is never trained on
+GUARD = FPS               # frames between the two parts that belong to neither: neighbours look alike
+CLOSED, OPEN = 0.30, 0.80  # quantiles of opening: at most / at least this counts as closed / open reference
+MOST_CANDIDATES = 200     # references to choose from in each shot
+STEADINESS = 0.015        # eye distances of head pose that a better reference must gain before it replaces one
+
+
+class Footage:
+    """A prepared clip, opened for reading.
+
+    meta, track: see contract.read_meta and read_track. lower: (N, 84, 168, 3) uint8, memory-mapped. mel: (4N, 80)
+    float32. first, last: (N,) mel rows at which each frame's shot begins and ends. UserError if it is damaged.
+    """
+
+    def __init__(self, data):
+        self.data = Path(data)
+        self.meta = read_meta(data)
+        self.track = read_track(data, self.meta)
+        self.frames = self.meta["frames"]
+        self.lower, self.mel = _pack(self.data, self.frames)
+        self.shot = np.empty((self.frames, 2), np.int64)
+        for first, last in shots(self.track["cuts"], self.frames):
+            self.shot[first:last] = first, last
+        self.pose, self.opening = self.track["pose"], self.track["shape"][:, 0]
+
+    def windows(self, frames):
+        """Return the clip's own mel windows of `frames` (B, 64, 80); they do not cross cuts."""
+        first, last = (self.shot[frames] * ROWS_PER_FRAME).T
+        return audio.windows(self.mel, frames, first, last)
+
+    def inputs(self, frames, windows, references):
+        """Return the network's input for `frames` hearing `windows`: a dict of tensors for LipUNet.forward.
+
+        This is the one input rule. Of frame i it uses the head pose, and the lower halves of the frames
+        references[i]: never its own.
+        """
+        frames = np.asarray(frames)
+        return {"reference": torch.from_numpy(self.lower[references[frames]]),             # (B, 2, 84, 168, 3) uint8
+                "mel": torch.from_numpy(np.ascontiguousarray(windows, np.float32)),        # (B, 64, 80)
+                "pose": torch.from_numpy(self.pose[frames].astype(np.float32))}            # (B, 2)
+
+    def references(self, allowed=None, rng=None):
+        """Return (N, 2): for each frame the numbers of a closed-mouth and an open-mouth reference.
+
+        They come from the same shot, at least REFERENCE_GAP frames away, from the frames `allowed` (bool (N,),
+        default all with a face); a shot too short for that borrows from others. Without `rng` the choice is the
+        nearest head pose, kept while it stays nearly as good so that the picture does not flicker; with `rng`
+        it is random, so that training meets every pairing. UserError if the footage is too short.
+        """
+        allowed = self.track["valid"] if allowed is None else allowed & self.track["valid"]
+        every = np.flatnonzero(allowed)
+        chosen = np.full((self.frames, 2), -1, np.int64)
+        for first, last in shots(self.track["cuts"], self.frames):
+            inside = every[(every >= first) & (every < last)]
+            for role in (0, 1):
+                for candidates in (self._fitting(inside, role), inside, _thin(every)):
+                    todo = first + np.flatnonzero(chosen[first:last, role] < 0)
+                    if len(todo) and len(candidates):
+                        pick = self._nearest if rng is None else _random
+                        chosen[todo, role] = pick(todo, candidates, rng)
+        if (chosen < 0).any():
+            raise UserError(f"{self.data} has {len(every)} usable frames, too few to find a reference frame "
+                            f"{REFERENCE_GAP / FPS:.0f} s away from each; run: python preprocess.py LONGER_VIDEO")
+        return chosen
+
+    def _fitting(self, candidates, role):
+        """Return those of the candidates whose mouth is closed (role 0) or open (role 1)."""
+        if not len(candidates):
+            return candidates
+        opening = self.opening[candidates]
+        fits = opening <= np.quantile(opening, CLOSED) if role == 0 else opening >= np.quantile(opening, OPEN)
+        return _thin(candidates[fits])
+
+    def _nearest(self, frames, candidates, _):
+        """Return the candidate of nearest head pose for each frame, or -1; a choice is kept while it serves."""
+        chosen, kept = np.full(len(frames), -1, np.int64), None
+        for k, frame in enumerate(frames):
+            cost = np.linalg.norm(self.pose[candidates] - self.pose[frame], axis=1)
+            cost[np.abs(candidates - frame) < REFERENCE_GAP] = np.inf
+            best = int(cost.argmin())
+            if kept is None or not cost[kept] <= cost[best] + STEADINESS:
+                kept = best
+            if np.isfinite(cost[kept]):
+                chosen[k] = candidates[kept]
+        return chosen
+
+
+def _thin(candidates):
+    """Return at most MOST_CANDIDATES of them, evenly spread."""
+    return candidates[np.linspace(0, len(candidates) - 1, min(len(candidates), MOST_CANDIDATES)).astype(int)]
+
+
+def _random(frames, candidates, rng):
+    """Return a random candidate at least REFERENCE_GAP from each frame, or -1 where there is none."""
+    low = np.searchsorted(candidates, frames - REFERENCE_GAP, side="right")
+    high = np.searchsorted(candidates, frames + REFERENCE_GAP, side="left")
+    near = np.maximum(high - low, 0)
+    free = len(candidates) - near
+    pick = (rng.random(len(frames)) * free).astype(np.int64)
+    pick += np.where(pick >= low, near, 0)
+    return np.where(free > 0, candidates[np.minimum(pick, len(candidates) - 1)], -1)
+
+
+def _pack(data, frames):
+    """Return the lower halves (memory-mapped) and the mel, packed into data/pack/ when the files have changed.
+
+    Reading thousands of small files each epoch is slow. The files stay the contract: replace one by hand and the
+    pack is made anew.
+    """
+    remedy = f"run: python preprocess.py VIDEO --data {data}"
+    paths = [path(data, i) for path in (face_path, mel_path) for i in range(frames)]
+    try:
+        stats = [path.stat() for path in paths]
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing; {remedy}") from error
+    state = hashlib.sha256(repr([(s.st_size, s.st_mtime_ns) for s in stats] + [LOWER_TOP]).encode()).hexdigest()[:16]
+    folder = data / "pack"
+    lower_path, rows_path = folder / f"lower-{state}.npy", folder / f"mel-{state}.npy"
+    if not (lower_path.is_file() and rows_path.is_file()):
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("*.npy"):
+            old.unlink(missing_ok=True)
+        _write_pack(lower_path, rows_path, data, frames, remedy)
+    return np.load(lower_path, mmap_mode="r", allow_pickle=False), np.load(rows_path, allow_pickle=False)
+
+
+def _write_pack(lower_path, rows_path, data, frames, remedy):
+    mine = f".{os.getpid()}.tmp"  # two runs that start at once each write their own, and the last one stays
+    size = (frames, FACE_SIZE - LOWER_TOP, FACE_SIZE, 3)
+    lower = np.lib.format.open_memmap(f"{lower_path}{mine}", mode="w+", dtype=np.uint8, shape=size)
+    for i in range(frames):
+        picture = cv2.imread(str(face_path(data, i)))
+        if picture is None or picture.shape != (FACE_SIZE, FACE_SIZE, 3):
+            raise UserError(f"{face_path(data, i)} is no RGB picture of {FACE_SIZE}x{FACE_SIZE}; {remedy}")
+        lower[i] = picture[LOWER_TOP:, :, ::-1]
+    lower.flush()
+    os.replace(f"{lower_path}{mine}", lower_path)
+    rows = np.empty((frames, ROWS_PER_FRAME, N_MELS), np.float32)
+    for i in range(frames):
+        try:
+            block = np.load(mel_path(data, i), allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{mel_path(data, i)} cannot be read ({error}); {remedy}") from error
+        if block.shape != rows.shape[1:] or block.dtype != np.float32 or not np.isfinite(block).all():
+            raise UserError(f"{mel_path(data, i)} is no finite float32 array of {rows.shape[1:]}; {remedy}")
+        rows[i] = block
+    with open(f"{rows_path}{mine}", "wb") as file:
+        np.save(file, rows.reshape(-1, N_MELS))
+    os.replace(f"{rows_path}{mine}", rows_path)
+
+
+def split(frames):
+    """Return (trained, held): the frame numbers of the training part and of the held-out last part."""
+    held = max(round(HELD_OUT * frames), min(2 * FPS, frames // 4))
+    return np.arange(frames - held - GUARD), np.arange(frames - held, frames)
+
+
+class LipDataset:
+    """Batches of (input, wanted picture, wanted landmarks) from the training or the held-out part of a clip.
+
+    With `train` every epoch draws new references and changes the sound as rooms, microphones and other voices
+    would; some samples hear only silence and are shown a closed mouth.
+    """
+
+    SILENCE = 0.12        # share of the samples that hear silence
+    GAIN = (-1.2, 0.6)    # log of the loudness factor: -10 to +5 dB
+    TILT = 0.8            # log, most change from the lowest to the highest band
+    SHIFT = 2.5           # bands, most shift of the spectrum: shorter and longer vocal tracts
+    NOISE = (-12.5, -4.5)  # log level of the noise floor: from digital silence to a loud fan
+    POSE_NOISE = 0.004    # eye distances: keeps the exact pose from naming the frame
+
+    def __init__(self, footage, train):
+        self.footage, self.train = footage, train
+        trained, held = split(footage.frames)
+        valid = footage.track["valid"]
+        self.frames = (trained if train else held)
+        self.frames = self.frames[valid[self.frames]]
+        self.part = np.zeros(footage.frames, bool)
+        self.part[trained if train else slice(None)] = True
+        self.trained = trained[valid[trained]]
+        if len(self.trained) < REFERENCE_GAP * 2 + 1 or not len(self.frames):
+            raise UserError(f"{footage.data} has {len(self.trained)} frames to train on, too few; "
+                            "run: python preprocess.py LONGER_VIDEO (best 2-5 minutes)")
+        self.fixed = None if train else footage.references()
+        self._describe_lips()
+        openings = footage.opening[self.trained]
+        self.rest = self.trained[openings <= np.quantile(openings, 0.2)]
+
+    def _describe_lips(self):
+        """Normalise the mouth landmarks: without what head pose does to them, over their usual spread."""
+        lips = self.footage.track["lips"].reshape(self.footage.frames, -1).astype(np.float64)
+        pose = np.column_stack([self.footage.pose, np.ones(self.footage.frames)])
+        fit, *_ = np.linalg.lstsq(pose[self.trained], lips[self.trained], rcond=None)
+        apart = lips - pose @ fit
+        self.lips = (apart / max(1e-6, apart[self.trained].std())).astype(np.float32)
+
+    def mel_statistics(self):
+        """Return mean and standard deviation (80,) of each band over the training part."""
+        rows = self.footage.mel[:(self.trained[-1] + 1) * ROWS_PER_FRAME]
+        return torch.from_numpy(rows.mean(axis=0)), torch.from_numpy(np.maximum(rows.std(axis=0), 0.1))
+
+    def batches(self, size, rng=None):
+        """Yield (input dict, lower (B, 84, 168, 3) uint8, lips (B, 80) float32). rng orders and changes (train)."""
+        order = self.frames if rng is None else rng.permutation(self.frames)
+        references = self.fixed if rng is None else self.footage.references(self.part, rng)
+        for first in range(0, len(order), size):
+            frames = order[first:first + size]
+            if rng is None:
+                windows = self.footage.windows(frames)
+            else:
+                frames, windows = self._heard(frames, rng)
+            inputs = self.footage.inputs(frames, windows, references)
+            if rng is not None:
+                noise = rng.standard_normal(inputs["pose"].shape) * self.POSE_NOISE
+                inputs["pose"] += torch.from_numpy(noise.astype(np.float32))
+            yield inputs, torch.from_numpy(self.footage.lower[frames]), torch.from_numpy(self.lips[frames])
+
+    def sounds(self, size, rng):
+        """Return `size` more mel windows and their normalised mouth landmarks: the audio branch's own lesson."""
+        frames, windows = self._heard(rng.choice(self.trained, size), rng)
+        return torch.from_numpy(windows), torch.from_numpy(self.lips[frames])
+
+    def _heard(self, frames, rng):
+        """Return frames and the windows they hear in training: varied, and some of them silent and at rest."""
+        frames = frames.copy()
+        silent = rng.random(len(frames)) < self.SILENCE
+        frames[silent] = rng.choice(self.rest, silent.sum())
+        windows = vary(self.footage.windows(frames), rng, self)
+        windows[silent] = noise_floor(windows[silent].shape, rng, self.NOISE[0], -6.5)
+        return frames, np.maximum(windows, np.float32(np.log(MEL_FLOOR)))
+
+
+def noise_floor(shape, rng, lowest, highest):
+    """Return log-mel windows (B, T, 80) of steady noise, each at its own level and colour."""
+    b, t, bands = shape
+    level = rng.uniform(lowest, highest, (b, 1, 1))
+    colour = rng.uniform(-1.5, 1.5, (b, 1, 1)) * np.linspace(-0.5, 0.5, bands)
+    flutter = rng.standard_normal((b, t + 4, bands))  # spectra overlap by 4/5, so neighbours are alike
+    flutter = sum(flutter[:, k:k + t] for k in range(5)) / np.sqrt(5)
+    return (level + colour + 0.3 * flutter).astype(np.float32)
+
+
+def vary(windows, rng, by):
+    """Return the windows (B, T, 80) as another room, microphone or voice would have made them."""
+    b, _, bands = windows.shape
+    place = np.arange(bands) + rng.uniform(-by.SHIFT, by.SHIFT, (b, 1))
+    low = np.clip(np.floor(place).astype(int), 0, bands - 2)
+    part = np.clip(place - low, 0, 1)[:, None, :]
+    each = np.arange(b)[:, None]
+    shifted = (windows.transpose(0, 2, 1)[each, low].transpose(0, 2, 1) * (1 - part)
+               + windows.transpose(0, 2, 1)[each, low + 1].transpose(0, 2, 1) * part)
+    shifted = shifted + rng.uniform(*by.GAIN, (b, 1, 1))
+    shifted = shifted + rng.uniform(-by.TILT, by.TILT, (b, 1, 1)) * np.linspace(-0.5, 0.5, bands)
+    floor = noise_floor(windows.shape, rng, *by.NOISE)
+    return (0.5 * np.logaddexp(2 * shifted, 2 * floor)).astype(np.float32)  # powers add
