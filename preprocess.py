@@ -19,7 +19,6 @@ import json
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -27,7 +26,6 @@ from utils import audio, console, contract, face, media
 from utils.console import UserError, say
 
 # ------------------------------------------------------------------------------------------------------
-PNG_COMPRESSION = 1     # 0-9: 1 is fast, and only a tenth larger than 9 on faces
 FEWEST_FACES = 0.5      # share of frames that must show a face; below it the video is refused
 FEW_FACES = 0.9         # share below which a warning is said
 QUIET_SOUND = 1e-4      # peak (0..1) below which the sound counts as missing
@@ -52,12 +50,13 @@ def find_faces(video):
         say(f"note: the file is damaged: {losses.packets} packets could not be decoded and the last "
             f"{losses.seconds:.1f} s are missing; {frames / contract.FPS:.1f} s were saved")
     if frames < contract.MIN_FRAMES:
-        raise UserError(f"{video} has only {frames} frames ({frames / contract.FPS:.2f} s) that can be decoded, at least "
-                        f"{contract.MIN_FRAMES} ({contract.MIN_FRAMES / contract.FPS:.0f} s) are needed; "
+        raise UserError(f"{video} has only {frames} frames ({frames / contract.FPS:.2f} s) that can be decoded, "
+                        f"at least {contract.MIN_FRAMES} ({contract.MIN_FRAMES / contract.FPS:.0f} s) are needed; "
                         "run: python preprocess.py LONGER_VIDEO")
     found = track["valid"].mean()
     if found < FEWEST_FACES:
-        raise UserError(f"a face was found in {found:.0%} of the frames of {video}, at least {FEWEST_FACES:.0%} are needed; "
+        raise UserError(f"a face was found in {found:.0%} of the frames of {video}, at least "
+                        f"{FEWEST_FACES:.0%} are needed; "
                         "take a video in which one face looks at the camera and run: python preprocess.py VIDEO")
     if found < FEW_FACES:
         say(f"note: a face was found in only {found:.0%} of the frames; the others are never trained on")
@@ -71,9 +70,7 @@ def write_faces(video, track, folder):
     bar = tqdm(zip(frames, track["transform"], strict=True), total=len(track["valid"]),
                desc="2/3 aligning faces", unit="frame")
     for i, (frame, transform) in enumerate(bar):
-        picture = cv2.cvtColor(face.align(frame.rgb(), transform), cv2.COLOR_RGB2BGR)
-        _, png = cv2.imencode(".png", picture, (cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION))
-        (folder / f"{i:06d}.png").write_bytes(png)
+        (folder / f"{i:06d}.png").write_bytes(media.png(face.align(frame.rgb(), transform)))
 
 
 def write_mel(sound, frames, folder):

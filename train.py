@@ -29,9 +29,9 @@ from tqdm import tqdm
 
 from models.losses import gradient_loss, landmark_loss, picture_loss
 from models.unet import LipUNet
-from utils import checkpoint, console, device
+from utils import checkpoint, console, device, media
 from utils.console import UserError, say
-from utils.contract import CONTRACT, MEL_FLOOR
+from utils.contract import CONTRACT, MEL_FLOOR, write_whole
 from utils.dataset import Footage, LipDataset
 
 # ------------------------------------------------------------------------------------------------------
@@ -107,8 +107,8 @@ def train_epoch(model, optimizer, dataset, schedule, weight, epoch, args, where)
             alone = landmark_loss(model.landmarks(model.hear(sounds)).float(), sound_lips)
         loss = picture + LANDMARK_WEIGHT * (taught + alone)
         if not math.isfinite(loss.item()):
-            raise UserError(f"the loss is {loss.item()} at epoch {epoch}, step {schedule.step}; the checkpoints are from "
-                            f"before it. Run: python train.py --resume --lr {schedule.peak / 3:.1g}")
+            raise UserError(f"the loss is {loss.item()} at epoch {epoch}, step {schedule.step}; the checkpoints "
+                            f"are from before it. Run: python train.py --resume --lr {schedule.peak / 3:.1g}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
@@ -124,7 +124,7 @@ def train_epoch(model, optimizer, dataset, schedule, weight, epoch, args, where)
 
 @torch.inference_mode()
 def validate(model, dataset, weight, args, where):
-    """Return the mean loss on the held-out part, sound as recorded and references as inference chooses them."""
+    """Return the mean loss on the held-out part's mouth, sound as recorded, references as inference chooses them."""
     model.eval()
     total, pictures = 0.0, 0
     for batch in dataset.batches(args.batch_size):
@@ -145,14 +145,18 @@ def to(where, value):
 
 
 def mouth_weight(dataset):
-    """Return (84, 168) float32, mean 1: how much each pixel counts, more about where the lips of this clip are."""
+    """Return two (84, 168) float32 maps of mean 1, by where the lips of this clip are: how much a pixel counts.
+
+    The first, for training, weighs the mouth more; the second, for choosing the best network, only the mouth:
+    collar and light of the held-out part say nothing of how well the mouth is drawn.
+    """
     lips = dataset.footage.track["lips"][dataset.trained].reshape(-1, 2)
     h, w = dataset.footage.lower.shape[1:3]
     middle, spread = lips.mean(axis=0) - (0, h), np.maximum(lips.std(axis=0) * 1.5, 4)
     y, x = np.mgrid[:h, :w]
     near = np.exp(-0.5 * (((x - middle[0]) / spread[0]) ** 2 + ((y - middle[1]) / spread[1]) ** 2))
-    weight = 1 + (MOUTH_WEIGHT - 1) * near
-    return torch.from_numpy((weight / weight.mean()).astype(np.float32))
+    return tuple(torch.from_numpy((weight / weight.mean()).astype(np.float32))
+                 for weight in (1 + (MOUTH_WEIGHT - 1) * near, near))
 
 
 # -- what is written -----------------------------------------------------------------------------------
@@ -177,8 +181,7 @@ def write_preview(path, model, dataset, where):
     for k, title in enumerate(titles):
         cv2.putText(head, title, (8 + k * sheet.shape[1] // 5, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1,
                     cv2.LINE_AA)
-    _, png = cv2.imencode(".png", cv2.cvtColor(np.vstack([head, sheet]), cv2.COLOR_RGB2BGR))
-    replace(path, png.tobytes())
+    write_whole(path, media.png(np.vstack([head, sheet])))
 
 
 def write_log(folder, history):
@@ -187,7 +190,7 @@ def write_log(folder, history):
     rows = csv.DictWriter(text, history[0])
     rows.writeheader()
     rows.writerows(history)
-    replace(folder / "log.csv", text.getvalue().encode())
+    write_whole(folder / "log.csv", text.getvalue().encode())
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -200,13 +203,7 @@ def write_log(folder, history):
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=100, bbox_inches="tight")
     pyplot.close(figure)
-    replace(folder / "loss.png", picture.getvalue())
-
-
-def replace(path, content):
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    write_whole(folder / "loss.png", picture.getvalue())
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -225,7 +222,7 @@ def begin(args, footage, dataset):
         state = {"epoch": 0, "step": 0, "best": math.inf, "history": []}
         kept = [name for name in ("best", "last") if (folder / f"{name}.pth").exists()]
         for name in kept:
-            os.replace(folder / f"{name}.pth", folder / f"{name}.old.pth")
+            os.write_whole(folder / f"{name}.pth", folder / f"{name}.old.pth")
         if kept:
             say(f"kept the earlier training as {' and '.join(str(folder / f'{name}.old.pth') for name in kept)} "
                 "(to go on with a training, use --resume)")
@@ -269,7 +266,7 @@ def main():
         model, optimizer, state = begin(args, footage, trained)
         model = model.to(where)
         optimizer.load_state_dict(optimizer.state_dict())  # its state follows the weights to the device
-        weight = mouth_weight(trained).to(where)
+        weight, judged = to(where, mouth_weight(trained))
         if state["epoch"] >= args.epochs:
             raise UserError(f"{folder}/last.pth has been trained for {state['epoch']} epochs already; "
                             f"run: python train.py --resume --epochs {2 * state['epoch']}")
@@ -277,7 +274,7 @@ def main():
             checkpoint.save(folder / "last.pth", pack_up(model, optimizer, state, args, footage))
         steps = math.ceil(len(trained.frames) / args.batch_size)
         begun = time.monotonic()
-        validate(model, held, weight, args, where)  # a first look, to know how much time the closing needs
+        validate(model, held, judged, args, where)  # a first look, to know how much time the closing needs
         reserve = 1.5 * (time.monotonic() - begun) + 4
         schedule = Schedule(args.epochs * steps, state["step"], args.lr, args.max_minutes, reserve)
 
@@ -286,7 +283,7 @@ def main():
             begun = time.monotonic()
             epoch = state["epoch"] + 1
             train, speed = train_epoch(model, optimizer, trained, schedule, weight, epoch, args, where)
-            held_out = validate(model, held, weight, args, where)
+            held_out = validate(model, held, judged, args, where)
             state.update(epoch=epoch, step=schedule.step)
             state["history"].append({"epoch": epoch, "train": train, "held_out": held_out, "lr": schedule.rate(),
                                      "pictures_per_s": round(speed, 1), "seconds": round(time.monotonic() - begun, 1)})

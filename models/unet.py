@@ -64,8 +64,8 @@ class LipUNet(nn.Module):
     def __init__(self, references=2, mels=80, rows=64, lips=80, channels=(32, 56, 112, 176), audio_width=256,
                  dropout=0.2):
         super().__init__()
-        self.model_args = dict(references=references, mels=mels, rows=rows, lips=lips, channels=tuple(channels),
-                               audio_width=audio_width, dropout=dropout)
+        self.model_args = {"references": references, "mels": mels, "rows": rows, "lips": lips,
+                           "channels": list(channels), "audio_width": audio_width, "dropout": dropout}
         self.references = references
         self.register_buffer("mel_mean", torch.zeros(mels))
         self.register_buffer("mel_std", torch.ones(mels))

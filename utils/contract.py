@@ -54,17 +54,26 @@ def face_path(data, i):
     return Path(data) / "face" / f"{i:06d}.png"
 
 
+def lower_path(folder, j):
+    return Path(folder) / f"{j:06d}.png"
+
+
 def mel_path(data, i):
     return Path(data) / "audio" / f"{i:06d}.npy"
 
 
 # -- meta.json ---------------------------------------------------------------------------------------
-def write_json(path, content):
-    """Write `content` as JSON to a temporary name, then rename: a reader sees the old file or the new."""
+def write_whole(path, content):
+    """Write bytes to a temporary name, then rename: a reader sees the old file or the new."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    temporary.write_bytes(content)
     os.replace(temporary, path)
+
+
+def write_json(path, content):
+    """Write `content` as JSON, whole or not at all."""
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
 
 
 def read_json(path, remedy):
@@ -153,7 +162,8 @@ def source_path(meta, data):
     source = meta["source"]
     path = Path(source["path"])
     if not path.is_file():
-        raise UserError(f"the source video {path} is gone; put it back or run: python preprocess.py VIDEO --data {data}")
+        raise UserError(f"the source video {path} is gone; put it back or run: "
+                        f"python preprocess.py VIDEO --data {data}")
     stat = path.stat()
     same = stat.st_size == source["bytes"]
     if same and stat.st_mtime != source["mtime"]:

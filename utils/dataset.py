@@ -183,6 +183,7 @@ class LipDataset:
     TILT = 0.8            # log, most change from the lowest to the highest band
     SHIFT = 2.5           # bands, most shift of the spectrum: shorter and longer vocal tracts
     NOISE = (-12.5, -4.5)  # log level of the noise floor: from digital silence to a loud fan
+    LIGHT = 0.15          # most change of each colour, alike in the references and the wanted picture
     POSE_NOISE = 0.004    # eye distances: keeps the exact pose from naming the frame
 
     def __init__(self, footage, train):
@@ -225,11 +226,13 @@ class LipDataset:
                 windows = self.footage.windows(frames)
             else:
                 frames, windows = self._heard(frames, rng)
-            inputs = self.footage.inputs(frames, windows, references)
+            inputs, lower = self.footage.inputs(frames, windows, references), torch.from_numpy(self.footage.lower[frames])
             if rng is not None:
                 noise = rng.standard_normal(inputs["pose"].shape) * self.POSE_NOISE
                 inputs["pose"] += torch.from_numpy(noise.astype(np.float32))
-            yield inputs, torch.from_numpy(self.footage.lower[frames]), torch.from_numpy(self.lips[frames])
+                light = torch.from_numpy(rng.uniform(1 - self.LIGHT, 1 + self.LIGHT, (len(frames), 1, 1, 3)).astype("f4"))
+                inputs["reference"], lower = relight(inputs["reference"], light[:, None]), relight(lower, light)
+            yield inputs, lower, torch.from_numpy(self.lips[frames])
 
     def sounds(self, size, rng):
         """Return `size` more mel windows and their normalised mouth landmarks: the audio branch's own lesson."""
@@ -244,6 +247,11 @@ class LipDataset:
         windows = vary(self.footage.windows(frames), rng, self)
         windows[silent] = noise_floor(windows[silent].shape, rng, self.NOISE[0], -6.5)
         return frames, np.maximum(windows, np.float32(np.log(MEL_FLOOR)))
+
+
+def relight(pictures, light):
+    """Return uint8 pictures (..., 3) with each colour multiplied by `light`."""
+    return (pictures * light).clamp_(0, 255).byte()
 
 
 def noise_floor(shape, rng, lowest, highest):

@@ -1,4 +1,4 @@
-"""Video and sound files, in and out, by PyAV (FFmpeg inside the wheel). The only module that knows containers."""
+"""Video, sound and picture files, in and out, by PyAV (FFmpeg inside the wheel): only this module knows containers."""
 
 import contextlib
 import os
@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 
 from utils.console import UserError
@@ -21,6 +22,8 @@ REVERSE_BYTES = 256 << 20   # most memory for the pictures that are held while f
 # as FFmpeg's own converter takes them.
 LUMA_WEIGHTS = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 FULL_RANGE = 2              # FFmpeg's number for samples that use 0..255 instead of 16..235
+LAYOUTS = {1: "mono", 2: "stereo"}
+AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 MADE_BY_AI = "This video is AI-generated: the mouth was synthesised with Easy_Human."
 
 
@@ -100,7 +103,8 @@ def _open(path):
         container = av.open(str(path))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a video or sound file that FFmpeg can read "
-                        f"({getattr(error, 'strerror', None) or error}); convert it to mp4 or wav and run again") from error
+                        f"({getattr(error, 'strerror', None) or error}); "
+                        "convert it to mp4 or wav and run again") from error
     with container:
         yield container
 
@@ -218,45 +222,58 @@ def read_order(path, order):
             high = bottom - 1
 
 
-def read_sound(path, rate, channels=1, video_start=False, losses=None):
-    """Return the sound as float32 (samples, channels) at `rate` Hz, nominally -1..1.
+def read_sound(path, rate, channels=1, video_start=False):
+    """Return the sound as float32 (samples, channels) at `rate` Hz, nominally -1..1; None if the file has none.
 
     With video_start=True the first sample belongs to the moment of the first picture: a sound that starts
-    later is led in by silence, one that starts earlier is cut. None if the file has no sound.
+    later is led in by silence, one that starts earlier is cut.
     """
-    losses = Losses() if losses is None else losses
-    with _open(path) as container:
-        stream = container.streams.best("audio")
-        if stream is None:
-            return None
-        layout = {1: "mono", 2: "stereo"}[channels]
-        resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)
-        pieces, start = [], None
-        for sound in _decode(container, stream, losses):
-            if start is None:
-                start = float((sound.pts or 0) * (sound.time_base or stream.time_base))
-            sound.pts = None  # the resampler counts samples; gaps in the timestamps would confuse it
-            pieces += [out.to_ndarray().reshape(-1, channels) for out in resampler.resample(sound)]
-        pieces += [out.to_ndarray().reshape(-1, channels) for out in resampler.resample(None)]
-    samples = np.concatenate(pieces) if pieces else np.zeros((0, channels), np.float32)
-    if video_start and start is not None:
-        offset = round((start - _first_picture_time(path)) * rate)
+    if not probe(path)["sound"]:
+        return None
+    started = []
+    blocks = list(sound_blocks(path, rate, channels, started))
+    samples = np.concatenate(blocks) if blocks else np.zeros((0, channels), np.float32)
+    if video_start and started:
+        offset = round((started[0] - _first_picture_time(path)) * rate)
         samples = samples[-offset:] if offset < 0 else np.pad(samples, ((offset, 0), (0, 0)))
     return samples
 
 
+def sound_blocks(path, rate, channels, started=None):
+    """Yield the sound in blocks of float32 (samples, channels) at `rate` Hz.
+
+    The time in seconds at which it starts is appended to the list `started`.
+    """
+    with _open(path) as container:
+        stream = container.streams.best("audio")
+        resampler = av.AudioResampler(format="flt", layout=LAYOUTS[channels], rate=rate)
+        for k, sound in enumerate(_decode(container, stream, Losses())):
+            if k == 0 and started is not None:
+                started.append(float((sound.pts or 0) * (sound.time_base or stream.time_base)))
+            sound.pts = None  # the resampler counts samples; gaps in the timestamps would confuse it
+            yield from (out.to_ndarray().reshape(-1, channels) for out in resampler.resample(sound))
+        yield from (out.to_ndarray().reshape(-1, channels) for out in resampler.resample(None))
+
+
 # -- writing -----------------------------------------------------------------------------------------
+def png(rgb):
+    """Return an RGB uint8 picture as the bytes of a PNG file."""
+    _, content = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_PNG_COMPRESSION, 1))
+    return content.tobytes()
+
+
 class VideoWriter:
     """Writes an mp4 (H.264 yuv420p, AAC, faststart): to a temporary name, renamed when the block ends well.
 
-    Used as a context manager; `write` takes one picture. sound: float32 (samples, 1 or 2) at `rate` Hz, or None.
+    Used as a context manager; `write` takes one picture. sound: blocks of float32 (samples, channels) at `rate`
+    Hz as `sound_blocks` yields them, or None. like: a decoded picture whose colour description is taken over.
     """
 
-    def __init__(self, path, width, height, crf, preset, sound=None, rate=48000, like=None, comment=MADE_BY_AI):
+    def __init__(self, path, width, height, crf, preset, sound=None, rate=48000, channels=1, like=None,
+                 comment=MADE_BY_AI):
         self.path = Path(path)
         self.temporary = self.path.with_name(self.path.name + ".tmp")
-        self.like = like  # a decoded picture whose colour description the result takes over
-        self.sound, self.rate, self.sent, self.count = sound, rate, 0, 0
+        self.like, self.sound, self.rate, self.sent, self.count = like, sound, rate, 0, 0
         self.container = av.open(str(self.temporary), "w", format="mp4", options={"movflags": "+faststart"})
         self.container.metadata["comment"] = comment
         self.video = self.container.add_stream("libx264", rate=FPS, options={"crf": str(crf), "preset": preset})
@@ -266,10 +283,9 @@ class VideoWriter:
             context = self.video.codec_context
             context.colorspace, context.color_range = like.colorspace, like.color_range
             context.color_primaries, context.color_trc = like.color_primaries, like.color_trc
-        self.audio = None
         if sound is not None:
-            self.audio = self.container.add_stream("aac", rate=rate, bit_rate=96000 * sound.shape[1])
-            self.audio.layout = {1: "mono", 2: "stereo"}[sound.shape[1]]
+            self.audio = self.container.add_stream("aac", rate=rate, bit_rate=96000 * channels)
+            self.audio.layout = LAYOUTS[channels]
 
     def write(self, planes):
         """Add one picture: three uint8 planes y (H, W), u, v (H/2, W/2); and the sound up to its end."""
@@ -280,18 +296,20 @@ class VideoWriter:
         picture.pts, picture.time_base = self.count, Fraction(1, FPS)
         self.container.mux(self.video.encode(picture))
         self.count += 1
-        self._send_sound(round(self.count * self.rate / FPS))
+        self._send_sound(self.count * self.rate / FPS)
 
     def _send_sound(self, end):
-        if self.audio is None:
-            return
-        piece = self.sound[self.sent:end]
-        if len(piece):
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(piece.T, np.float32), format="fltp",
+        while self.sound is not None and self.sent < end:
+            block = next(self.sound, None)
+            if block is None:
+                self.sound = None
+                self.container.mux(self.audio.encode(None))
+                return
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block.T), format="fltp",
                                                layout=self.audio.layout.name)
             frame.sample_rate, frame.pts, frame.time_base = self.rate, self.sent, Fraction(1, self.rate)
             self.container.mux(self.audio.encode(frame))
-            self.sent += len(piece)
+            self.sent += len(block)
 
     def __enter__(self):
         return self
@@ -299,10 +317,8 @@ class VideoWriter:
     def __exit__(self, kind, value, traceback):
         try:
             if kind is None:
+                self._send_sound(np.inf)
                 self.container.mux(self.video.encode(None))
-                if self.audio is not None:
-                    self._send_sound(len(self.sound))
-                    self.container.mux(self.audio.encode(None))
             self.container.close()
             if kind is None:
                 os.replace(self.temporary, self.path)

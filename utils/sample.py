@@ -81,9 +81,9 @@ def speak(said, seed):
     """Return the sound of a script: float32 mono at 16 kHz, peak 0.5, over a faint noise floor."""
     rng = np.random.default_rng(seed)
     step = RATE // CURVE_RATE
-    control = {name: np.repeat(gaussian_filter1d(_track(said, {s: float(pick(v)) for s, v in SOUNDS.items()}), 12), step)
-               for name, pick in {"f1": lambda v: v[0][0], "f2": lambda v: v[0][1], "f3": lambda v: v[0][2],
-                                  "voice": lambda v: v[3], "noise": lambda v: v[4]}.items()}
+    values = {name: (*formants, voice, noise) for name, (formants, _, _, voice, noise) in SOUNDS.items()}
+    control = {name: np.repeat(gaussian_filter1d(_track(said, {s: v[k] for s, v in values.items()}), 12), step)
+               for k, name in enumerate(("f1", "f2", "f3", "voice", "noise"))}
     n = len(control["f1"])
     wander = gaussian_filter1d(rng.standard_normal(n // 160 + 2), 25)
     pitch = PITCH * (1 + 0.6 * np.interp(np.arange(n) / 160, np.arange(len(wander)), wander))
@@ -157,13 +157,14 @@ def write_clip(path, seconds, seed):
     said = script(seconds, seed)
     sound = speak(said, seed)
     curve = mouth_curve(said)
-    with VideoWriter(path, SIZE, SIZE, crf=16, preset="veryfast", sound=sound[:, None], rate=RATE,
+    with VideoWriter(path, SIZE, SIZE, crf=16, preset="veryfast", sound=iter([sound[:, None]]), rate=RATE,
                      comment="Drawn and spoken by Easy_Human.") as video:
         for i, (opening, width) in enumerate(tqdm(curve, desc=f"drawing {Path(path).name}", unit="frame")):
             rgb = draw(opening, width, i / FPS).astype(np.float32)
-            y, u, v = (np.clip(np.rint(plane), 0, 255).astype(np.uint8) for plane in rgb_to_yuv(rgb, (0.299, 0.114, False)))
-            half = (SIZE // 2, SIZE // 2)
-            video.write([y, *(cv2.resize(c, half, interpolation=cv2.INTER_AREA) for c in (u, v))])
+            planes = rgb_to_yuv(rgb, (0.299, 0.114, False))
+            sizes = [(SIZE, SIZE)] + [(SIZE // 2, SIZE // 2)] * 2
+            planes = [cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p, size in zip(planes, sizes, strict=True)]
+            video.write([np.clip(np.rint(plane), 0, 255).astype(np.uint8) for plane in planes])
 
 
 def write_speech(path, seconds, seed):

@@ -1,0 +1,111 @@
+"""Step 4 of 4: paste the generated lower faces into the source video, with the new sound: the final mp4.
+
+Reads   data/pred/                what the last inference.py on this data wrote
+        data/                     from preprocess.py, and the source video it names
+Writes  data/result/<clip>--<speech>.mp4   source size, 25 fps, H.264 + AAC, the original speech file's sound
+
+Only the region around mouth, jaw and chin changes, with a soft edge and its colour matched to the frame. The path
+of the video is the last line on standard output.
+
+Run     python reapply_faces.py [--data data] [--output PATH]
+"""
+
+from pathlib import Path
+
+import cv2
+from tqdm import tqdm
+
+from utils import console, contract, media
+from utils.console import UserError, say
+from utils.paste import Paster
+
+# ------------------------------------------------------------------------------------------------------
+CRF = 18                # quality of the H.264: lower is better and larger, 18 looks like the source
+PRESET = "veryfast"     # of libx264: slower presets make smaller files
+# ------------------------------------------------------------------------------------------------------
+
+
+def read_prediction(data, meta):
+    """Return (folder, its meta.json) of the newest prediction, checked against the data.
+
+    Raises UserError if there is none, it is unfinished or it was made from other data.
+    """
+    again = f"run: python inference.py AUDIO --data {data}"
+    pred = Path(data) / "pred"
+    if not (pred / "last.json").is_file():
+        raise UserError(f"{pred} holds no generated faces; {again}")
+    folder = pred / str(contract.read_json(pred / "last.json", again).get("speech"))
+    made = contract.read_json(folder / "meta.json", again)
+    order = made.get("source_frames")
+    known = range(meta["frames"])
+    if not isinstance(order, list) or not order or not all(isinstance(i, int) and i in known for i in order):
+        raise UserError(f"{folder}/meta.json has no valid 'source_frames'; {again}")
+    if made.get("data_id") != meta["id"]:
+        raise UserError(f"{folder} was made from other data than {data} now holds; {again}")
+    if not Path(str(made.get("sound"))).is_file():
+        raise UserError(f"the speech {made.get('sound')} is gone; put it back or {again}")
+    return folder, made
+
+
+def read_lower(folder, j):
+    """Return generated lower j, (84, 168, 3) uint8 RGB."""
+    path = contract.lower_path(folder, j)
+    picture = cv2.imread(str(path))
+    if picture is None or picture.shape != (contract.FACE_SIZE - contract.LOWER_TOP, contract.FACE_SIZE, 3):
+        raise UserError(f"{path} is missing or no picture of 168x84; run: python inference.py AUDIO")
+    return picture[:, :, ::-1]
+
+
+def open_sound(path):
+    """Return (blocks, rate, channels) of a sound file as AAC takes it: the nearest rate, at most two channels."""
+    about = media.probe(path)
+    if not about["sound"]:
+        raise UserError(f"{path} has no sound any more; run: python inference.py AUDIO")
+    rate = min(media.AAC_RATES, key=lambda known: abs(known - about["rate"]))
+    channels = min(2, about["channels"])
+    return media.sound_blocks(path, rate, channels), rate, channels
+
+
+def main():
+    args = parse_args()
+
+    # 1. what goes where
+    meta = contract.read_meta(args.data)
+    track = contract.read_track(args.data, meta)
+    clip = contract.source_path(meta, args.data)
+    folder, made = read_prediction(args.data, meta)
+    order = made["source_frames"]
+    result = Path(args.data) / "result"
+    output = Path(args.output) if args.output else result / f"{clip.stem}--{folder.name}.mp4"
+    if output.is_dir() or (output.exists() and output.samefile(clip)):
+        what = "a folder" if output.is_dir() else "the source video"
+        raise UserError(f"--output {output} is {what}; name a new mp4 file and run the same command again")
+
+    with console.writing(result):
+        # 2. frame by frame: decode, paste, encode; never more than a few frames in memory
+        output.parent.mkdir(parents=True, exist_ok=True)
+        paste = Paster(track)
+        sound, rate, channels = open_sound(made["sound"])
+        first = next(media.read_frames(clip)).picture
+        width, height = meta["size"]
+        with media.VideoWriter(output, width, height, CRF, PRESET, sound, rate, channels, like=first) as video:
+            frames = media.read_order(clip, order)
+            for j, (i, frame) in enumerate(zip(order, tqdm(frames, total=len(order), desc="pasting", unit="frame"),
+                                               strict=True)):
+                planes = frame.planes()
+                paste(planes, frame.colours, i, read_lower(folder, j))
+                video.write(planes)
+    seconds = len(order) / contract.FPS
+    say(f"{seconds:.1f} s of video; the mouth in it is AI-generated: say so where you show it")
+    print(output, flush=True)
+
+
+def parse_args():
+    parser = console.parser(__doc__)
+    parser.add_argument("--data", default="data", help="working folder of preprocess.py (default: data)")
+    parser.add_argument("--output", metavar="PATH", help="the mp4 to write (default: data/result/<clip>--<speech>.mp4)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    console.run(main)

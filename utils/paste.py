@@ -1,0 +1,110 @@
+"""Generated lower faces back into the frames they belong to."""
+
+import cv2
+import numpy as np
+from scipy.ndimage import gaussian_filter1d, maximum_filter1d, minimum_filter1d, uniform_filter1d
+
+from utils.contract import FACE_SIZE, LOWER_TOP
+from utils.face import JAW, align, shots, to_face
+from utils.media import rgb_to_yuv, yuv_to_rgb
+
+UNIT = FACE_SIZE / 168       # the lengths below are for a face of 168 pixels
+MARGIN = 5 * UNIT            # px by which the blend region reaches beyond the jaw line
+FEATHER = 4 * UNIT           # px, sigma of its soft edge
+TOP_RAMP, SIDE_RAMP = 16 * UNIT, 8 * UNIT  # px from the picture's upper / other edges to full strength
+JAW_REACH = 12               # frames: the region holds the jaw at its widest so far back and ahead
+CHIN = slice(6, 15)          # the part of JAW that speech moves
+COLOUR_SIGMA = 14 * UNIT     # px over which colour is matched: light and white balance, not features
+COLOUR_MOST = 30             # grey levels: a larger difference is a thing, not a light
+FADE = 5                     # frames over which the paste fades about frames without a face
+
+
+class Paster:
+    """Pastes lower faces into the frames of one clip. track: see contract.read_track."""
+
+    def __init__(self, track):
+        self.transform = track["transform"]
+        self.outline = jaw_outline(track)
+        solid = minimum_filter1d(track["valid"].astype(np.float32), 2 * (FADE // 2) + 1, mode="nearest")
+        self.strength = uniform_filter1d(solid, 2 * (FADE // 2) + 1, mode="nearest") * track["valid"]
+
+    def mask(self, i):
+        """Return the blend region of frame i in face pixels, (84, 168) float32, 0 on every edge."""
+        h, w = FACE_SIZE - LOWER_TOP, FACE_SIZE
+        region = np.zeros((h, w), np.float32)
+        cv2.fillPoly(region, [np.round((self.outline[i] - (0, LOWER_TOP)) * 16).astype(np.int32)], 1.0, cv2.LINE_AA, 4)
+        region = cv2.GaussianBlur(np.pad(region, ((h, 0), (0, 0)), mode="edge"), (0, 0), FEATHER)[h:]
+        y, x = np.arange(h)[:, None], np.arange(w)[None]
+        edges = np.minimum(np.minimum(x, w - 1 - x), h - 1 - y)
+        return region * _ramp(y / TOP_RAMP) * _ramp(edges / SIDE_RAMP)
+
+    def __call__(self, planes, colours, i, lower):
+        """Paste `lower` (84, 168, 3) uint8 into the planes (see media.Frame.planes) of source frame i, in place.
+
+        Samples outside the blend region keep their values bit for bit.
+        """
+        transform, (top, bottom, left, right) = self.transform[i], self._box(i, planes[0].shape)
+        if not self.strength[i] or bottom <= top or right <= left:
+            return
+        y = planes[0][top:bottom, left:right]
+        u, v = (plane[top // 2:bottom // 2, left // 2:right // 2] for plane in planes[1:])
+        size = (right - left, bottom - top)
+        rgb = yuv_to_rgb(y, *(cv2.resize(c, size, interpolation=cv2.INTER_LINEAR) for c in (u, v)), colours)
+        here = transform.astype(np.float64).copy()     # box pixels -> face pixels
+        here[:, 2] += here[:, :2] @ (left, top)
+        mask = self.mask(i)
+        real = align(np.clip(rgb, 0, 255).astype(np.uint8), here)[LOWER_TOP:]
+        matched = match_colour(lower.astype(np.float32), real.astype(np.float32), mask)
+        here[1, 2] -= LOWER_TOP                        # box pixels -> lower pixels
+        fetch = cv2.WARP_INVERSE_MAP
+        matched = cv2.warpAffine(matched, here, size, flags=cv2.INTER_CUBIC | fetch, borderMode=cv2.BORDER_REPLICATE)
+        mask = cv2.warpAffine(mask, here, size, flags=cv2.INTER_LINEAR | fetch) * self.strength[i]
+        blended = rgb_to_yuv(rgb + (matched - rgb) * mask[..., None], colours)
+        half = cv2.resize(mask, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA)
+        for plane, new, where in zip((y, u, v), blended, (mask, half, half), strict=True):
+            new = cv2.resize(new, where.shape[::-1], interpolation=cv2.INTER_AREA)
+            np.copyto(plane, np.clip(np.rint(new), 0, 255).astype(np.uint8), where=where > 0)
+
+    def _box(self, i, size):
+        """Return (top, bottom, left, right) of frame i's lower half in the source, even and inside the frame."""
+        corners = np.array([(0, LOWER_TOP), (FACE_SIZE, LOWER_TOP), (0, FACE_SIZE), (FACE_SIZE, FACE_SIZE)], np.float64)
+        back = cv2.invertAffineTransform(self.transform[i].astype(np.float64))
+        points = corners @ back[:, :2].T + back[:, 2]
+        left, top = np.maximum(0, np.floor(points.min(axis=0) / 2).astype(int) * 2 - 2)
+        right, bottom = np.minimum((size[1], size[0]), np.ceil(points.max(axis=0) / 2).astype(int) * 2 + 2)
+        return top, bottom, left, right
+
+
+def _ramp(x):
+    """0 at 0, 1 from 1 on, smooth at both."""
+    x = np.clip(x, 0, 1).astype(np.float32)
+    return x * x * (3 - 2 * x)
+
+
+def jaw_outline(track):
+    """Return (N, 21, 2): the jaw line from ear to ear in face pixels, as wide as the jaw opens about that time.
+
+    It follows head turns, not single words: where the old chin reaches the region must reach, or it would show.
+    """
+    jaw = to_face(track["landmarks"][:, JAW, :2], track["transform"])
+    centre = np.array((FACE_SIZE / 2, LOWER_TOP + 8 * UNIT))
+    away = jaw - centre
+    reach = np.linalg.norm(away, axis=-1)
+    direction = away / np.maximum(reach, 1e-6)[..., None]
+    for first, last in shots(track["cuts"], len(jaw)):
+        part = maximum_filter1d(reach[first:last], 2 * JAW_REACH + 1, axis=0, mode="nearest")
+        part[:, CHIN] = np.maximum(part[:, CHIN], np.quantile(reach[first:last, CHIN], 0.95, axis=0))
+        reach[first:last] = gaussian_filter1d(part, JAW_REACH / 3, axis=0, mode="nearest")
+        direction[first:last] = gaussian_filter1d(direction[first:last], JAW_REACH / 6, axis=0, mode="nearest")
+    return centre + direction * (reach + MARGIN)[..., None]
+
+
+def match_colour(lower, real, mask):
+    """Return `lower` with the light of `real` along the blend border, both float32 (84, 168, 3), 0..255.
+
+    Their difference on the border is spread inwards by normalised convolution (Knutsson and Westin 1993).
+    """
+    weight = 4 * mask * (1 - mask) + 1e-4
+    difference = np.clip(real - lower, -COLOUR_MOST, COLOUR_MOST)
+    spread = cv2.GaussianBlur(difference * weight[..., None], (0, 0), COLOUR_SIGMA)
+    return lower + spread / cv2.GaussianBlur(weight, (0, 0), COLOUR_SIGMA)[..., None]
