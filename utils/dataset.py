@@ -179,9 +179,10 @@ class LipDataset:
     """
 
     SILENCE = 0.12        # share of the samples that hear silence
+    AS_RECORDED = 0.3     # share that hear the sound as it was recorded; the others' sound is changed by:
     GAIN = (-1.2, 0.6)    # log of the loudness factor: -10 to +5 dB
     TILT = 0.8            # log, most change from the lowest to the highest band
-    SHIFT = 2.5           # bands, most shift of the spectrum: shorter and longer vocal tracts
+    SHIFT = 2.0           # bands, most shift of the spectrum: shorter and longer vocal tracts
     NOISE = (-12.5, -4.5)  # log level of the noise floor: from digital silence to a loud fan
     LIGHT = 0.15          # most change of each colour, alike in the references and the wanted picture
     POSE_NOISE = 0.004    # eye distances: keeps the exact pose from naming the frame
@@ -226,11 +227,13 @@ class LipDataset:
                 windows = self.footage.windows(frames)
             else:
                 frames, windows = self._heard(frames, rng)
-            inputs, lower = self.footage.inputs(frames, windows, references), torch.from_numpy(self.footage.lower[frames])
+            inputs = self.footage.inputs(frames, windows, references)
+            lower = torch.from_numpy(self.footage.lower[frames])
             if rng is not None:
                 noise = rng.standard_normal(inputs["pose"].shape) * self.POSE_NOISE
                 inputs["pose"] += torch.from_numpy(noise.astype(np.float32))
-                light = torch.from_numpy(rng.uniform(1 - self.LIGHT, 1 + self.LIGHT, (len(frames), 1, 1, 3)).astype("f4"))
+                light = rng.uniform(1 - self.LIGHT, 1 + self.LIGHT, (len(frames), 1, 1, 3))
+                light = torch.from_numpy(light.astype(np.float32))
                 inputs["reference"], lower = relight(inputs["reference"], light[:, None]), relight(lower, light)
             yield inputs, lower, torch.from_numpy(self.lips[frames])
 
@@ -244,7 +247,9 @@ class LipDataset:
         frames = frames.copy()
         silent = rng.random(len(frames)) < self.SILENCE
         frames[silent] = rng.choice(self.rest, silent.sum())
-        windows = vary(self.footage.windows(frames), rng, self)
+        windows = self.footage.windows(frames)
+        changed = rng.random(len(frames)) >= self.AS_RECORDED
+        windows[changed] = vary(windows[changed], rng, self)
         windows[silent] = noise_floor(windows[silent].shape, rng, self.NOISE[0], -6.5)
         return frames, np.maximum(windows, np.float32(np.log(MEL_FLOOR)))
 

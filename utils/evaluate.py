@@ -197,7 +197,8 @@ def main():
     where = device.resolve(args.device)
     model = model.to(where, memory_format=torch.channels_last)
     table, silence, count = evaluate(footage, model, saved["data"].get("id"), where, args.against)
-    print(f"{Path(footage.meta['source']['path']).name}, {args.checkpoint}, epoch {saved['epoch']}, {count} swapped pairs")
+    clip = Path(footage.meta["source"]["path"]).name
+    print(f"{clip}, {args.checkpoint}, epoch {saved['epoch']}, {count} swapped pairs")
     print(f"{'':24}{'opening':>10}{'width':>10}{'lag':>6}")
     for name, (opening, width, lag) in table.items():
         print(f"{name:24}{opening:10.2f}{width:10.2f}{'' if lag is None else lag:>6}")

@@ -78,7 +78,7 @@ def mouth_curve(said):
 
 
 def speak(said, seed):
-    """Return the sound of a script: float32 mono at 16 kHz, peak 0.5, over a faint noise floor."""
+    """Return the sound of a script: float32 mono at 16 kHz, peak about 0.5, over a faint noise floor."""
     rng = np.random.default_rng(seed)
     step = RATE // CURVE_RATE
     values = {name: (*formants, voice, noise) for name, (formants, _, _, voice, noise) in SOUNDS.items()}
@@ -89,12 +89,12 @@ def speak(said, seed):
     pitch = PITCH * (1 + 0.6 * np.interp(np.arange(n) / 160, np.arange(len(wander)), wander))
     phase = np.cumsum(pitch / RATE)
     pulses = np.diff(np.floor(phase), prepend=0.0)
-    glottis = lfilter([1.0], [1.0, -0.96], pulses) - 0.05
-    sound = glottis * control["voice"] * 0.35 + rng.standard_normal(n) * control["noise"] * 0.3
+    voice = lfilter([1.0, -1.0], [1.0, -0.9], pulses) * control["voice"]  # the pulse as it leaves the lips
     for name, bandwidth in (("f1", 80), ("f2", 110), ("f3", 160)):
-        sound = _resonate(sound, control[name], bandwidth)
-    sound *= 0.5 / np.abs(sound).max()
-    return (sound + 2e-4 * rng.standard_normal(n)).astype(np.float32)
+        voice = _resonate(voice, control[name], bandwidth)
+    breath = _resonate(rng.standard_normal(n) * control["noise"], control["f1"], 900)
+    sound = 0.5 * voice / np.abs(voice).max() + 0.1 * breath / np.abs(breath).max()
+    return (sound + 1e-4 * rng.standard_normal(n)).astype(np.float32)
 
 
 def _resonate(sound, frequency, bandwidth, block=80):
