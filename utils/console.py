@@ -18,6 +18,17 @@ def parser(doc):
                                    allow_abbrev=False)
 
 
+def positive(kind):
+    """Return an argparse type: a finite number of that kind (int or float) above 0."""
+    def convert(text):
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise ValueError
+        return value
+    convert.__name__ = f"positive {kind.__name__}"  # argparse names it in its error line
+    return convert
+
+
 def say(message):
     """Print a line to standard error: standard output is kept for results."""
     print(message, file=sys.stderr, flush=True)

@@ -106,6 +106,10 @@ def read_meta(data):
     for key, kind in kinds.items():
         if not isinstance(meta.get(key), kind):
             raise UserError(f"{data}/meta.json has no valid '{key}'; {remedy}")
+    if [type(value) for value in meta["size"]] != [int, int]:
+        raise UserError(f"{data}/meta.json has no valid 'size'; {remedy}")
+    if not {"path", "bytes", "mtime", "sha256"} <= set(meta["source"]):
+        raise UserError(f"{data}/meta.json has no valid 'source'; {remedy}")
     check_contract(meta["contract"], f"{data} was made", remedy)
     counts = [len(list((data / folder).glob(ending))) for folder, ending in (("face", "*.png"), ("audio", "*.npy"))]
     if counts != [meta["frames"]] * 2:

@@ -150,7 +150,8 @@ def read_frames(path, start=0, stop=None, losses=None):
     """Yield the video's frames start..stop-1 at exactly 25 a second, by presentation time, as `Frame`.
 
     Frame k is the picture that is on display k/25 s after the first one: faster videos lose pictures, slower
-    ones repeat some, variable frame rates keep their timing. `stop` None reads to the end. What was damaged is
+    ones repeat some, variable frame rates keep their timing. `stop` None reads to the end; beyond the end the last
+    picture is repeated. What was damaged is
     added to `losses` (Losses). Raises UserError if there is no video in the file.
     """
     losses = Losses() if losses is None else losses
@@ -305,6 +306,8 @@ class VideoWriter:
                 self.sound = None
                 self.container.mux(self.audio.encode(None))
                 return
+            if not len(block):
+                continue
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block.T), format="fltp",
                                                layout=self.audio.layout.name)
             frame.sample_rate, frame.pts, frame.time_base = self.rate, self.sent, Fraction(1, self.rate)

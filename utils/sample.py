@@ -93,7 +93,8 @@ def speak(said, seed):
     for name, bandwidth in (("f1", 80), ("f2", 110), ("f3", 160)):
         voice = _resonate(voice, control[name], bandwidth)
     breath = _resonate(rng.standard_normal(n) * control["noise"], control["f1"], 900)
-    sound = 0.5 * voice / np.abs(voice).max() + 0.1 * breath / np.abs(breath).max()
+    voice, breath = (part / max(np.abs(part).max(), 1e-9) for part in (voice, breath))  # a script may lack either
+    sound = 0.5 * voice + 0.1 * breath
     return (sound + 1e-4 * rng.standard_normal(n)).astype(np.float32)
 
 
@@ -189,8 +190,9 @@ def main():
 def parse_args():
     parser = console.parser(__doc__)
     parser.add_argument("--input", default="input", help="folder to write to")
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of the clip")
-    parser.add_argument("--speech-seconds", type=float, default=6.0, help="length of the driving speech")
+    parser.add_argument("--seconds", type=console.positive(float), default=20.0, help="length of the clip")
+    parser.add_argument("--speech-seconds", type=console.positive(float), default=6.0,
+                        help="length of the driving speech")
     return parser.parse_args()
 
 

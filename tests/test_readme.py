@@ -1,0 +1,55 @@
+"""Every command in both READMEs is one that the tests or .ci/run run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+INSTALL = "pip install -r requirements.txt"
+
+# command: where it is run
+RUN_BY = {
+    f"{INSTALL} && python -m utils.sample && python preprocess.py && python train.py --max-minutes 5 && "
+    "python inference.py && python reapply_faces.py": "test_chain.test_first_run_of_a_newcomer; install: .ci/run",
+    f"{INSTALL} -r tests/requirements.txt && python -m pytest": ".ci/run",
+    "python preprocess.py": "test_chain.test_first_run_of_a_newcomer",
+    "python preprocess.py VIDEO": "conftest.tiny_data, .ci/run",
+    "python train.py": "test_train with a number of epochs",
+    "python train.py --max-minutes 10": "test_train.test_max_minutes_ends_in_time_with_the_rate_down",
+    "python train.py --resume": "test_train.test_killed_at_a_random_moment_it_resumes",
+    "python train.py --lr 0.0003": "test_train.test_a_new_training_keeps_the_old_one with another rate",
+    "python inference.py": "test_chain.test_first_run_of_a_newcomer",
+    "python inference.py AUDIO": "test_chain, .ci/run",
+    "python reapply_faces.py": "test_chain.test_first_run_of_a_newcomer",
+    "python -m utils.evaluate": ".ci/run",
+    "python -m utils.evaluate --against ANOTHER_VIDEO": "test_chain.test_evaluate_prints_its_table",
+    "python -m pytest -m slow": ".ci/run",
+    "bash .ci/run": "itself",
+    "pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu": "not run: needs the internet",
+}
+
+
+def commands(text):
+    """Return the commands of a README: lines of bash blocks, and inline code that begins like a command."""
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    starts = ("python ", "pip ", "bash ")
+    return [line for block in blocks for line in block.splitlines() if line] + \
+        [code for code in inline if code.startswith(starts)]
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_every_command_is_run_somewhere(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    found = commands(text)
+    assert set(found) <= set(RUN_BY), set(found) - set(RUN_BY)
+    for script in ("preprocess.py", "train.py", "inference.py", "reapply_faces.py"):
+        assert f"python {script}" in found
+    assert [c for c in found if c.startswith(INSTALL)] == list(RUN_BY)[:2]
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_pictures_are_there(name):
+    for picture in re.findall(r"!\[.*?\]\((.+?)\)", (ROOT / name).read_text(encoding="utf-8")):
+        assert (ROOT / picture).is_file(), picture

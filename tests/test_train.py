@@ -1,0 +1,181 @@
+"""Training: falls, resumes to the same result, ends in time, survives interruption."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from utils import checkpoint
+from utils.console import UserError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def run(tiny_data, tmp_path, monkeypatch):
+    """Call train.main() in process with the tiny clip and a fresh checkpoints folder."""
+    torch.set_num_threads(2)
+
+    def call(*arguments, folder="checkpoints"):
+        monkeypatch.setattr(train, "START", time.monotonic())
+        monkeypatch.setattr(sys, "argv", ["train.py", "--data", str(tiny_data), "--device", "cpu",
+                                          "--checkpoints", str(tmp_path / folder), *map(str, arguments)])
+        train.main()
+        return tmp_path / folder
+    return call
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_loss_falls_and_everything_is_written(run):
+    """Four epochs bring the training loss down; both checkpoints, preview, plot and log are there."""
+    folder = run("--epochs", 4)
+    model, saved = checkpoint.load(folder / "best.pth")
+    history = torch.load(folder / "last.pth", weights_only=True)["history"]
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert history[-1]["train"] < 0.8 * history[0]["train"]
+    chosen = [row["held_out"] for row in history if row["epoch"] == saved["epoch"]][0]
+    assert chosen <= (1 + train.TOLERANCE) * min(row["held_out"] for row in history)
+    assert not model.training
+    assert {"preview.png", "loss.png", "log.csv", "best.pth", "last.pth"} <= {path.name for path in folder.iterdir()}
+    assert not list(folder.glob("*.tmp"))
+    assert len((folder / "log.csv").read_text().splitlines()) == 5
+
+
+def test_resumed_training_equals_uninterrupted(run):
+    """Interrupted after epoch 1 in the middle of epoch 2, then resumed: bit-equal weights, optimizer and history."""
+    whole = run("--epochs", 3, folder="whole")
+    original, calls = train.train_epoch, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    train.train_epoch = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run("--epochs", 3, folder="parts")
+    finally:
+        train.train_epoch = original
+    parts = run("--epochs", 3, "--resume", folder="parts")
+    a, b = (torch.load(folder / "last.pth", weights_only=True) for folder in (whole, parts))
+    assert all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
+    for key, state in a["optimizer"]["state"].items():
+        assert all(torch.equal(state[name], b["optimizer"]["state"][key][name]) for name in state)
+    for rows in (a["history"], b["history"]):
+        for row in rows:
+            del row["seconds"], row["pictures_per_s"]
+    assert a["history"] == b["history"] and a["best"] == b["best"] and a["scheduler"] == b["scheduler"]
+
+
+def test_max_minutes_ends_in_time_with_the_rate_down(run):
+    """With half a minute it stops within half a minute, learning rate at its end, checkpoint saved."""
+    begun = time.monotonic()
+    folder = run("--epochs", 10_000, "--max-minutes", 0.5)
+    assert time.monotonic() - begun < 33
+    history = torch.load(folder / "last.pth", weights_only=True)["history"]
+    assert history[-1]["lr"] < 3 * train.FINAL_LR
+    assert len(history) >= 1
+
+
+def test_learning_rate_warms_up_peaks_and_ends_low():
+    schedule = train.Schedule(10_000, 0, 1e-3, None, 0)
+    rates = []
+    for schedule.step in range(10_000):
+        rates.append(schedule.rate())
+    assert rates[0] <= 1e-5
+    assert max(rates) == pytest.approx(1e-3, rel=0.01)
+    assert rates[-1] == pytest.approx(train.FINAL_LR, rel=0.1)
+    assert np.argmax(rates) < 0.05 * len(rates)
+
+
+def test_a_new_training_keeps_the_old_one(run, capsys):
+    """Without --resume older checkpoints are moved to *.old.pth, and that is said."""
+    folder = run("--epochs", 1)
+    old = weights(folder / "last.pth")
+    run("--epochs", 1, "--lr", 1e-4)
+    assert "last.old.pth" in capsys.readouterr().err
+    kept = weights(folder / "last.old.pth")
+    assert all(torch.equal(old[key], kept[key]) for key in old)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(run, monkeypatch, tmp_path):
+    """The step is named with the next command, and the checkpoints are from before it."""
+    monkeypatch.setattr(train, "landmark_loss", lambda predicted, real: predicted.mean() * math.nan)
+    with pytest.raises(UserError, match=r"nan at epoch 1, step 0.*--resume --lr"):
+        run("--epochs", 1)
+    model, saved = checkpoint.load(tmp_path / "checkpoints" / "last.pth")
+    assert saved["epoch"] == 0
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_resume_refuses_other_data_and_finished_training(run, monkeypatch):
+    folder = run("--epochs", 1)
+    with pytest.raises(UserError, match="1 epochs already.*--resume --epochs 2"):
+        run("--epochs", 1, "--resume")
+    saved = torch.load(folder / "last.pth", weights_only=True)
+    saved["data"] = {"id": "other", "clip": "other.mp4"}
+    checkpoint.save(folder / "last.pth", saved)
+    with pytest.raises(UserError, match=r"other\.mp4.*python train.py"):
+        run("--epochs", 2, "--resume")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_killed_at_a_random_moment_it_resumes(tiny_data, tmp_path, how):
+    """A real process, interrupted or killed a while into training, leaves what loads and goes on."""
+    command = [sys.executable, "train.py", "--data", tiny_data, "--checkpoints", tmp_path, "--device", "cpu"]
+    process = subprocess.Popen([*command, "--epochs", "1000"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "best.pth").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(np.random.default_rng(os.getpid()).uniform(0, 3))
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == (130 if how == signal.SIGINT else -how)
+    assert "Traceback" not in stderr
+    done = checkpoint.load(tmp_path / "last.pth")[1]["epoch"]
+    checkpoint.load(tmp_path / "best.pth")
+    assert done >= 1
+    command += ["--resume", "--epochs", str(done + 1)]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert checkpoint.load(tmp_path / "last.pth")[1]["epoch"] == done + 1
+
+
+@pytest.mark.parametrize("damage", [
+    "missing", "text", "truncated", "list", "foreign keys", "contract", "shape", "args"])
+def test_a_bad_checkpoint_is_refused_in_one_line(tmp_path, damage, run):
+    """Whatever is wrong with a checkpoint file, the error is ours and names the next command."""
+    path = tmp_path / "best.pth"
+    if damage == "text":
+        path.write_text("hello")
+    elif damage == "list":
+        torch.save([1, 2], path)
+    elif damage == "foreign keys":
+        torch.save({"state_dict": {}}, path)
+    elif damage != "missing":
+        path = run("--epochs", 1) / "best.pth"
+        saved = torch.load(path, weights_only=True)
+        if damage == "truncated":
+            path.write_bytes(path.read_bytes()[:5000])
+        elif damage == "contract":
+            torch.save({**saved, "contract": {**saved["contract"], "hop": 200}}, path)
+        elif damage == "shape":
+            torch.save({**saved, "model": {**saved["model"], "pose.weight": torch.zeros(3, 3)}}, path)
+        else:
+            torch.save({**saved, "model_args": {"channels": "many"}}, path)
+    with pytest.raises(UserError) as error:
+        checkpoint.load(path)
+    assert "python train.py" in str(error.value) and "\n" not in str(error.value)

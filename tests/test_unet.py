@@ -1,0 +1,100 @@
+"""The network and its losses: shapes, what it listens to, where it starts."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.losses import gradient_loss, landmark_loss, picture_loss
+from models.unet import LipUNet, warp
+
+
+def batch(size=2, height=84, width=168, seed=0):
+    """Return a random input dict for LipUNet.forward."""
+    rng = np.random.default_rng(seed)
+    return {"reference": torch.from_numpy(rng.integers(0, 256, (size, 2, height, width, 3), dtype=np.uint8)),
+            "mel": torch.from_numpy(rng.normal(-6, 2, (size, 64, 80)).astype(np.float32)),
+            "pose": torch.from_numpy(rng.normal(0, 0.05, (size, 2)).astype(np.float32))}
+
+
+@pytest.mark.parametrize("size", [(84, 168), (168, 336), (42, 84), (37, 51), (85, 167)])
+def test_output_has_the_size_of_the_input(size):
+    """Sizes that do not divide by 16, or even by 2, come out as they went in."""
+    picture, lips = LipUNet().eval()(**batch(1, *size))
+    assert picture.shape == (1, 3, *size)
+    assert lips.shape == (1, 80)
+    assert torch.isfinite(picture).all()
+
+
+def test_new_network_starts_from_the_references():
+    """Before training two thirds of the picture are the mean of the references: learning starts from a face."""
+    inputs = batch(1)
+    picture, _ = LipUNet().eval()(**inputs)
+    mean = inputs["reference"].float().mean(dim=1).permute(0, 3, 1, 2) / 255
+    assert np.corrcoef(picture.detach().flatten(), mean.flatten())[0, 1] > 0.9
+
+
+def test_every_weight_learns():
+    """Two steps of training give every parameter a gradient: nothing is built and then not used."""
+    torch.manual_seed(0)
+    model, weight = LipUNet(), torch.ones(84, 168)
+    real, lips = torch.rand(2, 3, 84, 168), torch.randn(2, 80)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(2):
+        picture, heard = model(**batch())
+        loss = picture_loss(picture, real, weight) + gradient_loss(picture, real, weight) + landmark_loss(heard, lips)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
+
+
+def test_all_inputs_are_listened_to():
+    """Sound, references and pose each change the picture; only the sound changes the landmarks."""
+    torch.manual_seed(0)
+    model = LipUNet().eval()
+    for parameter in (model.mix.weight, model.flow.weight):
+        torch.nn.init.normal_(parameter, std=0.05)
+    inputs, other = batch(seed=0), batch(seed=1)
+    picture, lips = model(**inputs)
+    for key in inputs:
+        changed, heard = model(**{**inputs, key: other[key]})
+        assert (changed - picture).abs().max() > 1e-4, key
+        assert torch.equal(heard, lips) == (key != "mel"), key
+
+
+def test_each_picture_depends_on_its_own_row_only():
+    """What else is in the batch changes nothing: batch sizes of training and inference may differ."""
+    model = LipUNet().eval()
+    inputs = batch(4)
+    together, _ = model(**inputs)
+    alone, _ = model(**{key: value[2:3] for key, value in inputs.items()})
+    assert torch.allclose(together[2:3], alone, atol=1e-5)
+
+
+def test_warp_moves_by_the_flow_in_tenths_of_the_width():
+    """A flow of 1 in x fetches from a tenth of the width to the right; 0 leaves every pixel."""
+    picture = torch.rand(1, 3, 40, 80)
+    flow = torch.zeros(1, 2, 40, 80)
+    assert torch.allclose(warp(picture, flow), picture, atol=1e-5)
+    flow[:, 0] = 1
+    assert torch.allclose(warp(picture, flow)[..., :72], picture[..., 8:], atol=1e-4)
+    flow[:, 0], flow[:, 1] = 0, 0.5
+    assert torch.allclose(warp(picture, flow)[..., :36, :], picture[..., 4:, :], atol=1e-4)
+
+
+def test_losses_are_zero_on_the_truth_and_weigh_the_mouth():
+    """An error where the weight is large costs more; a blurred edge costs gradient loss."""
+    real = torch.rand(1, 3, 84, 168)
+    weight = torch.ones(84, 168)
+    assert picture_loss(real, real, weight) == 0
+    assert gradient_loss(real, real, weight) == 0
+    assert landmark_loss(torch.ones(2, 4), torch.ones(2, 4)) == 0
+    weight[:42] = 3
+    upper, lower = real.clone(), real.clone()
+    upper[:, :, 10:20] += 0.1
+    lower[:, :, 60:70] += 0.1
+    assert picture_loss(upper, real, weight) > 2.9 * picture_loss(lower, real, weight)
+    edge = torch.zeros(1, 3, 84, 168)
+    edge[..., 84:] = 1
+    blurred = torch.nn.functional.avg_pool2d(edge, 5, 1, 2)
+    assert gradient_loss(blurred, edge, torch.ones(84, 168)) > 0
