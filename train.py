@@ -233,7 +233,7 @@ def begin(args, footage, dataset):
         state = {"epoch": 0, "step": 0, "best": math.inf, "history": []}
         kept = [name for name in ("best", "last") if (folder / f"{name}.pth").exists()]
         for name in kept:
-            os.write_whole(folder / f"{name}.pth", folder / f"{name}.old.pth")
+            os.replace(folder / f"{name}.pth", folder / f"{name}.old.pth")
         if kept:
             say(f"kept the earlier training as {' and '.join(str(folder / f'{name}.old.pth') for name in kept)} "
                 "(to go on with a training, use --resume)")

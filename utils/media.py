@@ -24,6 +24,7 @@ LUMA_WEIGHTS = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 FULL_RANGE = 2              # FFmpeg's number for samples that use 0..255 instead of 16..235
 LAYOUTS = {1: "mono", 2: "stereo"}
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
+PACKET = 0.13               # s: the longest packet of AAC (1024 samples at 8 kHz)
 MADE_BY_AI = "This video is AI-generated: the mouth was synthesised with Easy_Human."
 
 
@@ -234,6 +235,9 @@ def read_sound(path, rate, channels=1, video_start=False):
     started = []
     blocks = list(sound_blocks(path, rate, channels, started))
     samples = np.concatenate(blocks) if blocks else np.zeros((0, channels), np.float32)
+    end = round(started[1] * rate) if len(started) > 1 else len(samples)
+    if len(samples) - end < PACKET * rate:  # the last packet of AAC is filled up with silence
+        samples = samples[:end]
     if video_start and started:
         offset = round((started[0] - _first_picture_time(path)) * rate)
         samples = samples[-offset:] if offset < 0 else np.pad(samples, ((offset, 0), (0, 0)))
@@ -243,7 +247,7 @@ def read_sound(path, rate, channels=1, video_start=False):
 def sound_blocks(path, rate, channels, started=None):
     """Yield the sound in blocks of float32 (samples, channels) at `rate` Hz.
 
-    The time in seconds at which it starts is appended to the list `started`.
+    The time at which it starts, and its length if the file tells, are appended to the list `started`, in seconds.
     """
     with _open(path) as container:
         stream = container.streams.best("audio")
@@ -251,6 +255,8 @@ def sound_blocks(path, rate, channels, started=None):
         for k, sound in enumerate(_decode(container, stream, Losses())):
             if k == 0 and started is not None:
                 started.append(float((sound.pts or 0) * (sound.time_base or stream.time_base)))
+                if stream.duration:
+                    started.append(float(stream.duration * stream.time_base))
             sound.pts = None  # the resampler counts samples; gaps in the timestamps would confuse it
             yield from (out.to_ndarray().reshape(-1, channels) for out in resampler.resample(sound))
         yield from (out.to_ndarray().reshape(-1, channels) for out in resampler.resample(None))
