@@ -47,7 +47,7 @@ def main():
         "input", contract.SOUND_ENDINGS, "sound", "python inference.py")
     sound = read_speech(speech)
     footage = Footage(args.data)
-    train = "python train.py" + ("" if args.data == "data" else f" --data {args.data}")
+    train = "python train.py" + console.option("data", args.data, "data")
     model, saved = checkpoint.load(args.checkpoint, train)
     where = device.resolve(args.device)
     model = model.to(where, memory_format=torch.channels_last)
@@ -79,7 +79,7 @@ def main():
         os.replace(new, final)
         contract.write_json(pred / "last.json", {"speech": speech.stem})
     say(f"{count} lower faces in {final}; next: python reapply_faces.py"
-        + ("" if args.data == "data" else f" --data {args.data}"))
+        + console.option("data", args.data, "data"))
 
 
 def parse_args():

@@ -145,7 +145,7 @@ def main():
             "eye_distance": float(np.median(0.38 * contract.FACE_SIZE / np.hypot(*track["transform"][:, :, 0].T)))})
         swap_in(new, data)
     say(f"{frames} pictures in {data / 'face'}, {frames} features in {data / 'audio'}; next: python train.py"
-        + ("" if args.data == "data" else f" --data {args.data}"))
+        + console.option("data", args.data, "data"))
 
 
 def parse_args():

@@ -241,8 +241,8 @@ def begin(args, footage, dataset):
         model, saved = checkpoint.load(folder / "last.pth")
         if saved["data"]["id"] != footage.meta["id"]:
             raise UserError(f"{folder}/last.pth was trained on {saved['data']['clip']}, but {args.data} holds "
-                            f"{Path(footage.meta['source']['path']).name}; run: python train.py --data {args.data} "
-                            "--checkpoints ANOTHER_FOLDER")
+                            f"{Path(footage.meta['source']['path']).name}; run: python train.py"
+                            f"{console.option('data', args.data, 'data')} --checkpoints ANOTHER_FOLDER")
         state = {"epoch": saved["epoch"], "step": saved["scheduler"]["step"], "best": saved["best"],
                  "history": saved["history"]}
     model = model.to(memory_format=torch.channels_last)
@@ -307,7 +307,9 @@ def main():
             write_preview(folder / "preview.png", model, held, where)
             write_log(folder, state["history"])
             say(report(state, schedule, args, time.monotonic() - begun, best))
-    say(f"lowest held-out figure {state['best']:.4f}; look at {folder}/preview.png; next: python inference.py")
+    say(f"lowest held-out figure {state['best']:.4f}; look at {folder}/preview.png; next: python inference.py"
+        + console.option("data", args.data, "data")
+        + console.option("checkpoint", folder / "best.pth", "checkpoints/best.pth"))
 
 
 def report(state, schedule, args, seconds, best):

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import shlex
 import sys
 from pathlib import Path
 
@@ -29,6 +30,11 @@ def positive(kind):
     return convert
 
 
+def option(name, value, default):
+    """Return " --name value", quoted for a shell, or nothing if the value is the default: for the next command."""
+    return "" if str(value) == default else f" --{name} {shlex.quote(str(value))}"
+
+
 def say(message):
     """Print a line to standard error: standard output is kept for results."""
     print(message, file=sys.stderr, flush=True)
@@ -45,6 +51,11 @@ def run(main, resume_hint=""):
         say(f"error: {error.strerror or error if isinstance(error, OSError) else 'out of memory'}"
             + (f": {error.filename}" if getattr(error, "filename", None) else "")
             + "; nothing finished was lost, mend it and run the same command again")
+        sys.exit(1)
+    except RuntimeError as error:  # PyTorch's way to say that memory ran out; anything else is ours to mend
+        if "memory" not in str(error):
+            raise
+        say("error: out of memory; close other programs, or lower BATCH_SIZE (train.py: --batch-size 4), and run again")
         sys.exit(1)
     except KeyboardInterrupt:
         say(f"\ninterrupted; nothing finished was lost{resume_hint}")

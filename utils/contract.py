@@ -7,12 +7,13 @@ constant of this file changes the data: run preprocess.py and train.py again aft
 import hashlib
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 
-from utils.console import UserError
+from utils.console import UserError, option
 
 # -- pictures ----------------------------------------------------------------------------------------
 FPS = 25                     # pictures per second, whatever the source has
@@ -62,6 +63,11 @@ def mel_path(data, i):
     return Path(data) / "audio" / f"{i:06d}.npy"
 
 
+def remedy_for(data, video="VIDEO"):
+    """Return the end of an error line: the command that prepares `data` anew."""
+    return f"run: python preprocess.py {shlex.quote(str(video))}{option('data', data, 'data')}"
+
+
 # -- meta.json ---------------------------------------------------------------------------------------
 def write_whole(path, content):
     """Write bytes to a temporary name, then rename: a reader sees the old file or the new."""
@@ -98,7 +104,7 @@ def read_meta(data):
     Raises UserError naming what was found, what was expected and the command that mends it.
     """
     data = Path(data)
-    remedy = f"run: python preprocess.py VIDEO --data {data}"
+    remedy = remedy_for(data)
     if not (data / "meta.json").is_file():
         raise UserError(f"{data} holds no prepared clip (no finished meta.json); {remedy}")
     meta = read_json(data / "meta.json", remedy)
@@ -132,8 +138,7 @@ def read_track(data, meta):
     lips (N, 40, 2) float32 face pixels; pose (N, 2) float32; shape (N, 2) float32 mouth opening and width over
     eye distance; cuts (C,) int64, the first frame of each shot. Raises UserError if it is damaged.
     """
-    path, n = Path(data) / "track.npz", meta["frames"]
-    remedy = f"run: python preprocess.py VIDEO --data {data}"
+    path, n, remedy = Path(data) / "track.npz", meta["frames"], remedy_for(data)
     expected = {"transform": (n, 2, 3), "landmarks": (n, 478, 3), "valid": (n,), "lips": (n, 40, 2),
                 "pose": (n, 2), "shape": (n, 2)}
     try:
@@ -166,14 +171,13 @@ def source_path(meta, data):
     source = meta["source"]
     path = Path(source["path"])
     if not path.is_file():
-        raise UserError(f"the source video {path} is gone; put it back or run: "
-                        f"python preprocess.py VIDEO --data {data}")
+        raise UserError(f"the source video {path} is gone; put it back or {remedy_for(data)}")
     stat = path.stat()
     same = stat.st_size == source["bytes"]
     if same and stat.st_mtime != source["mtime"]:
         same = source_identity(path)["sha256"] == source["sha256"]
     if not same:
-        raise UserError(f"{path} has changed since it was prepared; run: python preprocess.py {path} --data {data}")
+        raise UserError(f"{path} has changed since it was prepared; {remedy_for(data, path)}")
     return path
 
 

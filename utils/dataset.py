@@ -11,7 +11,7 @@ import torch
 from utils import audio
 from utils.console import UserError
 from utils.contract import (FACE_SIZE, FPS, LOWER_TOP, MEL_FLOOR, N_MELS, REFERENCE_GAP, ROWS_PER_FRAME, face_path,
-                            mel_path, read_meta, read_track)
+                            mel_path, read_meta, read_track, remedy_for)
 from utils.face import shots
 
 HELD_OUT = 0.10           # share of the clip, its last part, that is never trained on
@@ -76,7 +76,7 @@ class Footage:
                         chosen[todo, role] = pick(todo, candidates, rng)
         if (chosen < 0).any():
             raise UserError(f"{self.data} has {len(every)} usable frames, too few to find a reference frame "
-                            f"{REFERENCE_GAP / FPS:.0f} s away from each; run: python preprocess.py LONGER_VIDEO")
+                            f"{REFERENCE_GAP / FPS:.0f} s away from each; {remedy_for(self.data, 'LONGER_VIDEO')}")
         return chosen
 
     def _fitting(self, candidates, role):
@@ -123,7 +123,7 @@ def _pack(data, frames):
     Reading thousands of small files each epoch is slow. The files stay the contract: replace one by hand and the
     pack is made anew.
     """
-    remedy = f"run: python preprocess.py VIDEO --data {data}"
+    remedy = remedy_for(data)
     paths = [path(data, i) for path in (face_path, mel_path) for i in range(frames)]
     try:
         stats = [path.stat() for path in paths]

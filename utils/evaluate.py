@@ -206,9 +206,13 @@ def main():
     opening, _, lag = table["follows, swapped sound"]
     follows = "follows" if opening >= 0.8 else "follows somewhat" if opening >= 0.6 else "does not yet follow"
     timing = f", {abs(lag)} frames {'late' if lag > 0 else 'early'}" if lag else ""
-    chance = table.get("  chance, partial", (0, 0))
-    shows = "shows" if any(table["leak, partial"][k] > chance[k] + 0.1 for k in (0, 1)) else "does not show"
-    print(f"The mouth {follows} the sound{timing}; the old mouth {shows} through.")
+    chance = table.get("  chance, partial")
+    if chance is None:
+        seen = "there are too few pieces to tell whether the old mouth shows through"
+    else:
+        shown = any(table["leak, partial"][k] > chance[k] + 0.1 for k in (0, 1))
+        seen = f"the old mouth {'shows' if shown else 'does not show'} through"
+    print(f"The mouth {follows} the sound{timing}; {seen}.")
 
 
 def parse_args():
