@@ -47,7 +47,8 @@ def main():
         "input", contract.SOUND_ENDINGS, "sound", "python inference.py")
     sound = read_speech(speech)
     footage = Footage(args.data)
-    train = "python train.py" + console.option("data", args.data, "data")
+    train = ("python train.py" + console.option("data", args.data, "data")
+             + console.option("checkpoints", Path(args.checkpoint).parent, "checkpoints"))
     model, saved = checkpoint.load(args.checkpoint, train)
     where = device.resolve(args.device)
     model = model.to(where, memory_format=torch.channels_last)
@@ -71,8 +72,9 @@ def main():
             contract.lower_path(new, j).write_bytes(media.png(lower))
 
         # 4. what was made from what, and into place
+        heard = contract.source_identity(speech)
         contract.write_json(new / "meta.json", {
-            "frames": count, "source_frames": order.tolist(), "sound": str(speech.resolve()),
+            "frames": count, "source_frames": order.tolist(), "sound": heard["path"], "sound_sha256": heard["sha256"],
             "data_id": footage.meta["id"],
             "checkpoint": {"path": str(Path(args.checkpoint).resolve()), "epoch": saved["epoch"]}})
         contract.remove(final)

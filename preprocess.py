@@ -46,9 +46,12 @@ def find_faces(video):
 
     track = face.track(pictures())
     frames = len(track["valid"])
-    if losses.packets or losses.seconds > 0.5:
+    if losses.packets:
         say(f"note: the file is damaged: {losses.packets} packets could not be decoded and the last "
             f"{losses.seconds:.1f} s are missing; {frames / contract.FPS:.1f} s were saved")
+    elif losses.seconds > 0.5:
+        say(f"note: the file announces {losses.seconds:.1f} s more than its picture lasts (it was cut short, or its "
+            f"sound goes on); {frames / contract.FPS:.1f} s were used")
     if frames < contract.MIN_FRAMES:
         raise UserError(f"{video} has only {frames} frames ({frames / contract.FPS:.2f} s) that can be decoded, "
                         f"at least {contract.MIN_FRAMES} ({contract.MIN_FRAMES / contract.FPS:.0f} s) are needed; "
@@ -98,6 +101,14 @@ def read_speech(video):
     return sound[:, 0]
 
 
+def check_ours(data):
+    """Raise UserError if `data` holds folders that swap_in would replace but no run of this script has made."""
+    theirs = [data / name for name in ("face", "audio", "pred", "pack") if (data / name).exists()]
+    if theirs and not (data / ".lock").exists() and not (data / "meta.json").exists():
+        raise UserError(f"{theirs[0]} was not made by preprocess.py, which would replace it; move it away or run: "
+                        "python preprocess.py VIDEO --data ANOTHER_FOLDER")
+
+
 def swap_in(new, data):
     """Put the finished folder `new` in place of the old data, meta.json out first and in last."""
     (data / "meta.json").unlink(missing_ok=True)
@@ -119,6 +130,7 @@ def main():
         raise UserError(f"{video} has no picture, only sound; expected a video of one person's face. "
                         "Run: python preprocess.py VIDEO")
     sound = read_speech(video)
+    check_ours(data)
 
     with console.writing(data):
         new = data / "preprocess.new"

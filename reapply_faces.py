@@ -12,7 +12,6 @@ Run     python reapply_faces.py [--data data] [--output PATH]
 
 from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
 from utils import console, contract, media
@@ -25,12 +24,17 @@ PRESET = "veryfast"     # of libx264: slower presets make smaller files
 # ------------------------------------------------------------------------------------------------------
 
 
+def remedy(data):
+    """Return the end of an error line: the command that makes a new prediction."""
+    return f"run: python inference.py AUDIO{console.option('data', data, 'data')}"
+
+
 def read_prediction(data, meta):
     """Return (folder, its meta.json) of the newest prediction, checked against the data.
 
     Raises UserError if there is none, it is unfinished or it was made from other data.
     """
-    again = f"run: python inference.py AUDIO --data {data}"
+    again = remedy(data)
     pred = Path(data) / "pred"
     if not (pred / "last.json").is_file():
         raise UserError(f"{pred} holds no generated faces; {again}")
@@ -44,23 +48,25 @@ def read_prediction(data, meta):
         raise UserError(f"{folder} was made from other data than {data} now holds; {again}")
     if not Path(str(made.get("sound"))).is_file():
         raise UserError(f"the speech {made.get('sound')} is gone; put it back or {again}")
+    if contract.source_identity(made["sound"])["sha256"] != made.get("sound_sha256"):
+        raise UserError(f"{made['sound']} has changed since {folder} was made from it; {again}")
     return folder, made
 
 
-def read_lower(folder, j):
-    """Return generated lower j, (84, 168, 3) uint8 RGB."""
-    path = contract.lower_path(folder, j)
-    picture = cv2.imread(str(path))
-    if picture is None or picture.shape != (contract.FACE_SIZE - contract.LOWER_TOP, contract.FACE_SIZE, 3):
-        raise UserError(f"{path} is missing or no picture of 168x84; run: python inference.py AUDIO")
-    return picture[:, :, ::-1]
+def read_lower(folder, j, again):
+    """Return generated lower j, (84, 168, 3) uint8 RGB; UserError, ending in `again`, if it is damaged."""
+    path, size = contract.lower_path(folder, j), (contract.FACE_SIZE - contract.LOWER_TOP, contract.FACE_SIZE, 3)
+    picture = media.read_png(path)
+    if picture is None or picture.shape != size:
+        raise UserError(f"{path} is missing or no RGB picture of {size[1]}x{size[0]}; {again}")
+    return picture
 
 
-def open_sound(path):
+def open_sound(path, again):
     """Return (blocks, rate, channels) of a sound file as AAC takes it: the nearest rate, at most two channels."""
     about = media.probe(path)
     if not about["sound"]:
-        raise UserError(f"{path} has no sound any more; run: python inference.py AUDIO")
+        raise UserError(f"{path} has no sound any more; {again}")
     rate = min(media.AAC_RATES, key=lambda known: abs(known - about["rate"]))
     channels = min(2, about["channels"])
     return media.sound_blocks(path, rate, channels), rate, channels
@@ -77,15 +83,17 @@ def main():
     order = made["source_frames"]
     result = Path(args.data) / "result"
     output = Path(args.output) if args.output else result / f"{clip.stem}--{folder.name}.mp4"
-    if output.is_dir() or (output.exists() and output.samefile(clip)):
-        what = "a folder" if output.is_dir() else "the source video"
+    inputs = {"the source video": clip, "the speech": Path(made["sound"])}
+    taken = [name for name, path in inputs.items() if output.exists() and output.samefile(path)]
+    if output.is_dir() or taken:
+        what = taken[0] if taken else "a folder"
         raise UserError(f"--output {output} is {what}; name a new mp4 file and run the same command again")
 
     with console.writing(result):
         # 2. frame by frame: decode, paste, encode; never more than a few frames in memory
         output.parent.mkdir(parents=True, exist_ok=True)
         paste = Paster(track)
-        sound, rate, channels = open_sound(made["sound"])
+        sound, rate, channels = open_sound(made["sound"], remedy(args.data))
         first = next(media.read_frames(clip)).picture
         width, height = meta["size"]
         with media.VideoWriter(output, width, height, CRF, PRESET, sound, rate, channels, like=first) as video:
@@ -93,7 +101,7 @@ def main():
             for j, (i, frame) in enumerate(zip(order, tqdm(frames, total=len(order), desc="pasting", unit="frame"),
                                                strict=True)):
                 planes = frame.planes()
-                paste(planes, frame.colours, i, read_lower(folder, j))
+                paste(planes, frame.colours, i, read_lower(folder, j, remedy(args.data)))
                 video.write(planes)
     seconds = len(order) / contract.FPS
     say(f"{seconds:.1f} s of video; the mouth in it is AI-generated: say so where you show it")

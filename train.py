@@ -1,7 +1,7 @@
 """Step 2 of 4: learn "this sound, this mouth" from the prepared clip.
 
 Reads   data/                     from preprocess.py
-Writes  checkpoints/best.pth      the network that drew the held-out part best
+Writes  checkpoints/best.pth      the network that draws the held-out part best
         checkpoints/last.pth      the newest, after every epoch: what --resume goes on from
         checkpoints/preview.png   held-out frames: references, generated, real, and generated on silence
         checkpoints/loss.png, log.csv
@@ -19,6 +19,8 @@ import csv
 import io
 import math
 import os
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -113,12 +115,13 @@ def train_epoch(model, optimizer, dataset, schedule, weight, epoch, args, where)
             picture, taught = losses(model, to(where, batch), weight)
             alone = landmark_loss(model.landmarks(model.hear(sounds)).float(), sound_lips)
         loss = picture + LANDMARK_WEIGHT * (taught + alone)
-        if not math.isfinite(loss.item()):
-            raise UserError(f"the loss is {loss.item()} at epoch {epoch}, step {schedule.step}; the checkpoints "
-                            f"are from before it. Run: python train.py --resume --lr {schedule.peak / 3:.1g}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+            raise UserError(f"the loss is {loss.item()}, its gradient {norm.item()} at epoch {epoch}, step "
+                            f"{schedule.step}; the checkpoints are from before it. Run: {command(args)} --resume "
+                            f"--lr {schedule.peak / 3:.1g}")
         optimizer.step()
         schedule.step += 1
         total, pictures = total + picture.item() * len(batch[1]), pictures + len(batch[1])
@@ -221,35 +224,49 @@ def write_log(folder, history):
 def begin(args, footage, dataset):
     """Return (model, optimizer, state): new, or where checkpoints/last.pth stands with --resume.
 
-    state: epoch, step, best, history.
+    state: epoch, step, best, history. Epochs, batch size and rate that args leaves open are filled in.
     """
     folder = Path(args.checkpoints)
     torch.manual_seed(SEED)
+    settings = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "lr": LR}
+    if args.resume:
+        model, saved = checkpoint.load(folder / "last.pth", command(args))
+        settings.update(saved["settings"])
+    for key in ("epochs", "batch_size", "lr"):  # what was not asked for stays as it was
+        if getattr(args, key) is None:
+            setattr(args, key, settings[key])
     if not args.resume:
         model = LipUNet(lips=dataset.lips.shape[1])
         mean, std = dataset.mel_statistics()
         model.mel_mean.copy_(mean)
         model.mel_std.copy_(std)
         state = {"epoch": 0, "step": 0, "best": math.inf, "history": []}
-        kept = [name for name in ("best", "last") if (folder / f"{name}.pth").exists()]
+        finished = (folder / "best.pth").exists()  # else it ended within its first epoch: nothing to keep
+        kept = [name for name in ("best", "last") if finished and (folder / f"{name}.pth").exists()]
         for name in kept:
             os.replace(folder / f"{name}.pth", folder / f"{name}.old.pth")
         if kept:
             say(f"kept the earlier training as {' and '.join(str(folder / f'{name}.old.pth') for name in kept)} "
                 "(to go on with a training, use --resume)")
     else:
-        model, saved = checkpoint.load(folder / "last.pth")
         if saved["data"]["id"] != footage.meta["id"]:
             raise UserError(f"{folder}/last.pth was trained on {saved['data']['clip']}, but {args.data} holds "
                             f"{Path(footage.meta['source']['path']).name}; run: python train.py"
                             f"{console.option('data', args.data, 'data')} --checkpoints ANOTHER_FOLDER")
-        state = {"epoch": saved["epoch"], "step": saved["scheduler"]["step"], "best": saved["best"],
+        batches = saved["scheduler"]["step"] * settings["batch_size"]
+        state = {"epoch": saved["epoch"], "step": round(batches / args.batch_size), "best": saved["best"],
                  "history": saved["history"]}
     model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=WEIGHT_DECAY)
     if args.resume:
         optimizer.load_state_dict(saved["optimizer"])
     return model, optimizer, state
+
+
+def command(args):
+    """Return the command that trains with these folders, for messages."""
+    return ("python train.py" + console.option("data", args.data, "data")
+            + console.option("checkpoints", args.checkpoints, "checkpoints"))
 
 
 def pack_up(model, optimizer, state, args, footage):
@@ -280,13 +297,13 @@ def main():
         weight, judged = to(where, mouth_weight(trained))
         if state["epoch"] >= args.epochs:
             raise UserError(f"{folder}/last.pth has been trained for {state['epoch']} epochs already; "
-                            f"run: python train.py --resume --epochs {2 * state['epoch']}")
+                            f"run: {command(args)} --resume --epochs {2 * state['epoch']}")
         if not state["epoch"]:
             checkpoint.save(folder / "last.pth", pack_up(model, optimizer, state, args, footage))
         steps = math.ceil(len(trained.frames) / args.batch_size)
         begun = time.monotonic()
         validate(model, held, judged, args, where)  # a first look: how long will the last one take?
-        reserve = 1.5 * (time.monotonic() - begun) + 6
+        reserve = 1.5 * (time.monotonic() - begun) + 8  # s: imports, saving, plot
         schedule = Schedule(args.epochs * steps, state["step"], args.lr, args.max_minutes, reserve)
 
         # 3. epoch after epoch: train, look at the held-out part, save
@@ -301,9 +318,9 @@ def main():
             best = held_out < state["best"] * (1 + TOLERANCE)
             state["best"] = min(held_out, state["best"])
             content = pack_up(model, optimizer, state, args, footage)
-            checkpoint.save(folder / "last.pth", content)
-            if best:
+            if best:  # first, so that a run killed in between repeats the epoch and loses nothing
                 checkpoint.save(folder / "best.pth", content)
+            checkpoint.save(folder / "last.pth", content)
             write_preview(folder / "preview.png", model, held, where)
             write_log(folder, state["history"])
             say(report(state, schedule, args, time.monotonic() - begun, best))
@@ -330,16 +347,17 @@ def parse_args():
     parser.add_argument("--data", default="data", help="working folder of preprocess.py (default: data)")
     parser.add_argument("--checkpoints", default="checkpoints", help="folder to write to (default: checkpoints)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--epochs", type=console.positive(int), default=EPOCHS,
-                        help=f"stop after so many in all (default: {EPOCHS})")
+    parser.add_argument("--epochs", type=console.positive(int),
+                        help=f"stop after so many in all (default: {EPOCHS}, or as before with --resume)")
     parser.add_argument("--max-minutes", type=console.positive(float), help="stop this call after so many minutes")
-    parser.add_argument("--batch-size", type=console.positive(int), default=BATCH_SIZE,
-                        help=f"pictures a step (default: {BATCH_SIZE})")
-    parser.add_argument("--lr", type=console.positive(float), default=LR,
-                        help=f"peak of the learning rate (default: {LR})")
+    parser.add_argument("--batch-size", type=console.positive(int),
+                        help=f"pictures a step (default: {BATCH_SIZE}, or as before)")
+    parser.add_argument("--lr", type=console.positive(float),
+                        help=f"peak of the learning rate (default: {LR}, or as before)")
     parser.add_argument("--resume", action="store_true", help="go on from checkpoints/last.pth")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    console.run(main, "; go on with: python train.py --resume")
+    again = [sys.argv[0], *(word for word in sys.argv[1:] if word != "--resume"), "--resume"]
+    console.run(main, f"; go on with: python {shlex.join(again)}")

@@ -116,6 +116,39 @@ def test_predictions_of_other_data_are_stale(project, refused, tiny_data, tiny_s
     refused(["reapply_faces.py", "--data", str(data)], "made from other data", "python inference.py")
 
 
+def test_a_changed_speech_file_is_stale(project, refused, tiny_data, tiny_speech):
+    """New sound under the old name would be heard over the old mouth."""
+    data = shutil.copytree(tiny_data, project / "copy", ignore=shutil.ignore_patterns("pred", "result"))
+    folder = data / "pred" / "speech"
+    folder.mkdir(parents=True)
+    contract.write_json(folder / "meta.json", {"frames": 1, "source_frames": [0], "sound": str(tiny_speech),
+                                               "sound_sha256": "0", "data_id": contract.read_meta(data)["id"]})
+    contract.write_json(data / "pred" / "last.json", {"speech": "speech"})
+    refused(["reapply_faces.py", "--data", str(data)], "has changed", "python inference.py")
+
+
+def test_folders_of_others_are_not_replaced(project, refused, tiny_clip):
+    """A folder that holds the user's own audio/ is refused as --data, and nothing in it is touched."""
+    mine = project / "anna" / "audio" / "song.wav"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    refused(["preprocess.py", str(tiny_clip), "--data", str(project / "anna")], "anna/audio", "ANOTHER_FOLDER")
+    assert mine.read_bytes() == b"mine"
+
+
+def test_inputs_are_not_overwritten(project, refused, tiny_data, tiny_speech):
+    """--output may name neither the source video nor the speech."""
+    data = shutil.copytree(tiny_data, project / "copy", ignore=shutil.ignore_patterns("pred", "result"))
+    folder = data / "pred" / "speech"
+    folder.mkdir(parents=True)
+    speech, meta = contract.source_identity(tiny_speech), contract.read_meta(data)
+    contract.write_json(folder / "meta.json", {"frames": 1, "source_frames": [0], "sound": speech["path"],
+                                               "sound_sha256": speech["sha256"], "data_id": meta["id"]})
+    contract.write_json(data / "pred" / "last.json", {"speech": "speech"})
+    for path, what in ((speech["path"], "the speech"), (meta["source"]["path"], "the source video")):
+        refused(["reapply_faces.py", "--data", str(data), "--output", path], what)
+
+
 def test_data_from_other_constants(project, refused, tiny_data):
     data = shutil.copytree(tiny_data, project / "copy")
     meta = contract.read_json(data / "meta.json", "")

@@ -114,11 +114,22 @@ def test_a_new_training_keeps_the_old_one(run, capsys):
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(run, monkeypatch, tmp_path):
     """The step is named with the next command, and the checkpoints are from before it."""
     monkeypatch.setattr(train, "landmark_loss", lambda predicted, real: predicted.mean() * math.nan)
-    with pytest.raises(UserError, match=r"nan at epoch 1, step 0.*--resume --lr"):
+    with pytest.raises(UserError, match=r"nan.* at epoch 1, step 0.*--resume --lr"):
         run("--epochs", 1)
     model, saved = checkpoint.load(tmp_path / "checkpoints" / "last.pth")
     assert saved["epoch"] == 0
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_resume_keeps_the_settings_it_is_not_given(run):
+    """Batch size, rate and epochs go on as they were; a new batch size keeps the place in the schedule."""
+    folder = run("--epochs", 3, "--batch-size", 4, "--lr", 2e-4, "--max-minutes", 0.02)
+    first = torch.load(folder / "last.pth", weights_only=True)
+    assert first["epoch"] == 1
+    run("--resume")
+    done = torch.load(folder / "last.pth", weights_only=True)
+    assert done["settings"] == first["settings"] == {"batch_size": 4, "lr": 2e-4, "epochs": 3, "seed": train.SEED}
+    assert done["epoch"] == 3
 
 
 def test_resume_refuses_other_data_and_finished_training(run, monkeypatch):

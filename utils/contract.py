@@ -39,7 +39,7 @@ ROWS_PER_FRAME = SAMPLE_RATE // (HOP * FPS)  # exactly 4: rows 4i..4i+3 belong t
 WINDOW_ROWS = 32             # rows on either side of a frame's middle that the network hears: +-320 ms
 
 REFERENCE_GAP = FPS          # a reference frame is at least this many frames (1 s) from the frame it serves
-MIN_FRAMES = 2 * FPS         # 2 s: the least footage in which every frame finds such a reference
+MIN_FRAMES = 2 * FPS         # 2 s: the least footage in which every frame finds one, if all show a face
 
 CONTRACT = {
     "fps": FPS, "face_size": FACE_SIZE, "template": {str(k): list(v) for k, v in TEMPLATE.items()},

@@ -4,7 +4,6 @@ import hashlib
 import os
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
@@ -13,6 +12,7 @@ from utils.console import UserError
 from utils.contract import (FACE_SIZE, FPS, LOWER_TOP, MEL_FLOOR, N_MELS, REFERENCE_GAP, ROWS_PER_FRAME, face_path,
                             mel_path, read_meta, read_track, remedy_for)
 from utils.face import shots
+from utils.media import read_png
 
 HELD_OUT = 0.10           # share of the clip, its last part, that is never trained on
 GUARD = FPS               # frames between the two parts that belong to neither: neighbours look alike
@@ -145,10 +145,10 @@ def _write_pack(lower_path, rows_path, data, frames, remedy):
     size = (frames, FACE_SIZE - LOWER_TOP, FACE_SIZE, 3)
     lower = np.lib.format.open_memmap(f"{lower_path}{mine}", mode="w+", dtype=np.uint8, shape=size)
     for i in range(frames):
-        picture = cv2.imread(str(face_path(data, i)))
+        picture = read_png(face_path(data, i))
         if picture is None or picture.shape != (FACE_SIZE, FACE_SIZE, 3):
             raise UserError(f"{face_path(data, i)} is no RGB picture of {FACE_SIZE}x{FACE_SIZE}; {remedy}")
-        lower[i] = picture[LOWER_TOP:, :, ::-1]
+        lower[i] = picture[LOWER_TOP:]
     lower.flush()
     os.replace(f"{lower_path}{mine}", lower_path)
     rows = np.empty((frames, ROWS_PER_FRAME, N_MELS), np.float32)

@@ -155,7 +155,8 @@ def evaluate(footage, model, trained_on, where, against=None):
     pairs = [(p, s) for p in range(len(spans)) for s in range(len(speeches)) if against or p != s]
     if not pairs:
         raise UserError(f"{footage.data} has no two held-out pieces of {LEAST_PIECE} frames or more to swap; "
-                        "run: python -m utils.evaluate --against ANOTHER_VIDEO")
+                        f"run: python -m utils.evaluate{console.option('data', footage.data, 'data')} "
+                        "--against ANOTHER_VIDEO")
     pairs = [pairs[k] for k in np.random.default_rng(0).permutation(len(pairs))[:MOST_PAIRS]]
     paste, references = Paster(footage.track), footage.references()
     clip = contract.source_path(footage.meta, footage.data)
@@ -193,7 +194,7 @@ def evaluate(footage, model, trained_on, where, against=None):
 def main():
     args = parse_args()
     footage = Footage(args.data)
-    model, saved = checkpoint.load(args.checkpoint)
+    model, saved = checkpoint.load(args.checkpoint, "python train.py" + console.option("data", args.data, "data"))
     where = device.resolve(args.device)
     model = model.to(where, memory_format=torch.channels_last)
     table, silence, count = evaluate(footage, model, saved["data"].get("id"), where, args.against)

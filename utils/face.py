@@ -134,12 +134,22 @@ def track(frames):
     landmarks, valid = np.array(landmarks, np.float32), np.array(valid, bool)
     if not valid.any():
         return {"landmarks": landmarks, "valid": valid}
-    known, every = np.flatnonzero(valid), np.arange(len(valid))
-    if not valid.all():
-        flat = landmarks.reshape(len(valid), -1)
-        for column in range(flat.shape[1]):
-            flat[:, column] = np.interp(every, known, flat[known, column])
-    return measure(landmarks, valid, np.array(cuts, np.int64))
+    return measure(interpolate(landmarks, valid, cuts), valid, np.array(cuts, np.int64))
+
+
+def interpolate(landmarks, valid, cuts):
+    """Return landmarks (N, 478, 3) with those of invalid frames filled in between their neighbours of the same shot."""
+    found = landmarks.reshape(len(valid), -1)
+    filled = found.copy()
+    for first, last in shots(cuts, len(valid)):
+        known = first + np.flatnonzero(valid[first:last])
+        if len(known) == last - first:
+            continue
+        if not len(known):  # a shot without any face: never shown, so another shot's will do
+            known = np.flatnonzero(valid)
+        for column in range(found.shape[1]):
+            filled[first:last, column] = np.interp(np.arange(first, last), known, found[known, column])
+    return filled.reshape(landmarks.shape)
 
 
 def measure(landmarks, valid, cuts):

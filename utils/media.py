@@ -152,8 +152,8 @@ def read_frames(path, start=0, stop=None, losses=None):
 
     Frame k is the picture that is on display k/25 s after the first one: faster videos lose pictures, slower
     ones repeat some, variable frame rates keep their timing. `stop` None reads to the end; beyond the end the last
-    picture is repeated. What was damaged is
-    added to `losses` (Losses). Raises UserError if there is no video in the file.
+    picture is repeated. What was damaged is added to `losses` (Losses). Raises UserError if there is no video in
+    the file.
     """
     losses = Losses() if losses is None else losses
     origin = _first_picture_time(path)
@@ -251,18 +251,34 @@ def sound_blocks(path, rate, channels, started=None):
     """
     with _open(path) as container:
         stream = container.streams.best("audio")
-        resampler = av.AudioResampler(format="flt", layout=LAYOUTS[channels], rate=rate)
+        known, resampler = None, None
         for k, sound in enumerate(_decode(container, stream, Losses())):
             if k == 0 and started is not None:
                 started.append(float((sound.pts or 0) * (sound.time_base or stream.time_base)))
                 if stream.duration:
                     started.append(float(stream.duration * stream.time_base))
+            kind = sound.format.name, sound.layout.name, sound.sample_rate
+            if kind != known:  # broadcasts change from mono to stereo on the way, and a resampler takes one kind
+                if resampler is not None:
+                    yield from (out.to_ndarray().reshape(-1, channels) for out in resampler.resample(None))
+                known, resampler = kind, av.AudioResampler(format="flt", layout=LAYOUTS[channels], rate=rate)
             sound.pts = None  # the resampler counts samples; gaps in the timestamps would confuse it
             yield from (out.to_ndarray().reshape(-1, channels) for out in resampler.resample(sound))
-        yield from (out.to_ndarray().reshape(-1, channels) for out in resampler.resample(None))
+        if resampler is not None:
+            yield from (out.to_ndarray().reshape(-1, channels) for out in resampler.resample(None))
 
 
 # -- writing -----------------------------------------------------------------------------------------
+def read_png(path):
+    """Return a picture file as RGB uint8 (H, W, 3), or None if it is missing or damaged."""
+    try:  # not cv2.imread: on Windows it cannot open a path with, say, Chinese characters
+        content = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+    return None if picture is None else picture[:, :, ::-1]
+
+
 def png(rgb):
     """Return an RGB uint8 picture as the bytes of a PNG file."""
     _, content = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_PNG_COMPRESSION, 1))
