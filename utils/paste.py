@@ -2,18 +2,18 @@
 
 import cv2
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, maximum_filter1d, minimum_filter1d, uniform_filter1d
+from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
 from utils.contract import FACE_SIZE, LOWER_TOP
-from utils.face import JAW, align, shots, to_face
+from utils.face import JAW, align, smooth, to_face
 from utils.media import rgb_to_yuv, yuv_to_rgb
 
 UNIT = FACE_SIZE / 168       # the lengths below are for a face of 168 pixels
-MARGIN = 5 * UNIT            # px by which the blend region reaches beyond the jaw line
+MARGIN, INSET = 4 * UNIT, 5 * UNIT  # px by which the blend region reaches beyond the chin, and stays inside the cheeks
 FEATHER = 4 * UNIT           # px, sigma of its soft edge
 TOP_RAMP, SIDE_RAMP = 16 * UNIT, 8 * UNIT  # px from the picture's upper / other edges to full strength
-JAW_REACH = 12               # frames: the region holds the jaw at its widest so far back and ahead
 CHIN = slice(6, 15)          # the part of JAW that speech moves
+MARGINS = np.interp(np.abs(np.arange(len(JAW)) - 10), (2, 5), (MARGIN, -INSET))  # px, of each point of JAW
 COLOUR_SIGMA = 14 * UNIT     # px over which colour is matched: light and white balance, not features
 COLOUR_MOST = 30             # grey levels: a larger difference is a thing, not a light
 FADE = 5                     # frames over which the paste fades about frames without a face
@@ -82,21 +82,23 @@ def _ramp(x):
 
 
 def jaw_outline(track):
-    """Return (N, 21, 2): the jaw line from ear to ear in face pixels, as wide as the jaw opens about that time.
+    """Return (N, 21, 2): the outline of the blend region from ear to ear in face pixels.
 
-    It follows head turns, not single words: where the old chin reaches the region must reach, or it would show.
+    Along the cheeks it stays inside the jaw line and follows head turns, so that the source keeps its own edge
+    against the background. About the chin it reaches as far as the chin gets, in this head pose, when the mouth is
+    opened wide: a region that ended at the old chin would show the old word, or two chins.
     """
     jaw = to_face(track["landmarks"][:, JAW, :2], track["transform"])
     centre = np.array((FACE_SIZE / 2, LOWER_TOP + 8 * UNIT))
-    away = jaw - centre
+    away = smooth(jaw - centre, track["cuts"])
     reach = np.linalg.norm(away, axis=-1)
     direction = away / np.maximum(reach, 1e-6)[..., None]
-    for first, last in shots(track["cuts"], len(jaw)):
-        part = maximum_filter1d(reach[first:last], 2 * JAW_REACH + 1, axis=0, mode="nearest")
-        part[:, CHIN] = np.maximum(part[:, CHIN], np.quantile(reach[first:last, CHIN], 0.95, axis=0))
-        reach[first:last] = gaussian_filter1d(part, JAW_REACH / 3, axis=0, mode="nearest")
-        direction[first:last] = gaussian_filter1d(direction[first:last], JAW_REACH / 6, axis=0, mode="nearest")
-    return centre + direction * (reach + MARGIN)[..., None]
+    opening = track["shape"][:, :1]
+    known = np.column_stack([np.ones(len(jaw)), track["pose"], opening])
+    fit, *_ = np.linalg.lstsq(known, reach, rcond=None)  # reach of each point by head pose and opening
+    wide = np.quantile(opening, 0.99) - opening
+    reach[:, CHIN] = np.maximum(reach, known @ fit + wide * np.maximum(fit[-1], 0))[:, CHIN]
+    return centre + direction * (reach + MARGINS)[..., None]
 
 
 def match_colour(lower, real, mask):
