@@ -15,7 +15,7 @@ TOP_RAMP, SIDE_RAMP = 16 * UNIT, 8 * UNIT  # px from the picture's upper / other
 CHIN = slice(6, 15)          # the part of JAW that speech moves
 MARGINS = np.interp(np.abs(np.arange(len(JAW)) - 10), (2, 5), (MARGIN, -INSET))  # px, of each point of JAW
 COLOUR_SIGMA = 14 * UNIT     # px over which colour is matched: light and white balance, not features
-COLOUR_MOST = 30             # grey levels: a larger difference is a thing, not a light
+COLOUR_ALIKE = 20            # grey levels: much more apart, two pixels show different things, not different light
 FADE = 5                     # frames over which the paste fades about frames without a face
 
 
@@ -106,7 +106,8 @@ def match_colour(lower, real, mask):
 
     Their difference on the border is spread inwards by normalised convolution (Knutsson and Westin 1993).
     """
-    weight = 4 * mask * (1 - mask) + 1e-4
-    difference = np.clip(real - lower, -COLOUR_MOST, COLOUR_MOST)
+    difference = real - lower
+    alike = np.exp(-(np.abs(difference).max(axis=-1) / COLOUR_ALIKE) ** 2)  # skin on skin, not skin on background
+    weight = 4 * mask * (1 - mask) * alike + 1e-4
     spread = cv2.GaussianBlur(difference * weight[..., None], (0, 0), COLOUR_SIGMA)
     return lower + spread / cv2.GaussianBlur(weight, (0, 0), COLOUR_SIGMA)[..., None]
