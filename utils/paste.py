@@ -11,7 +11,7 @@ from utils.media import rgb_to_yuv, yuv_to_rgb
 UNIT = FACE_SIZE / 168       # the lengths below are for a face of 168 pixels
 MARGIN, INSET = 4 * UNIT, 5 * UNIT  # px by which the blend region reaches beyond the chin, and stays inside the cheeks
 FEATHER = 4 * UNIT           # px, sigma of its soft edge
-TOP_RAMP, SIDE_RAMP = 16 * UNIT, 8 * UNIT  # px from the picture's upper / other edges to full strength
+RAMP = 8 * UNIT              # px from the edge of the lower half to full strength
 CHIN = slice(6, 15)          # the part of JAW that speech moves
 MARGINS = np.interp(np.abs(np.arange(len(JAW)) - 10), (2, 5), (MARGIN, -INSET))  # px, of each point of JAW
 COLOUR_SIGMA = 14 * UNIT     # px over which colour is matched: light and white balance, not features
@@ -35,8 +35,7 @@ class Paster:
         cv2.fillPoly(region, [np.round((self.outline[i] - (0, LOWER_TOP)) * 16).astype(np.int32)], 1.0, cv2.LINE_AA, 4)
         region = cv2.GaussianBlur(np.pad(region, ((h, 0), (0, 0)), mode="edge"), (0, 0), FEATHER)[h:]
         y, x = np.arange(h)[:, None], np.arange(w)[None]
-        edges = np.minimum(np.minimum(x, w - 1 - x), h - 1 - y)
-        return region * _ramp(y / TOP_RAMP) * _ramp(edges / SIDE_RAMP)
+        return region * _ramp(np.minimum(y, h - 1 - y) / RAMP) * _ramp(np.minimum(x, w - 1 - x) / RAMP)
 
     def __call__(self, planes, colours, i, lower):
         """Paste `lower` (84, 168, 3) uint8 into the planes (see media.Frame.planes) of source frame i, in place.
