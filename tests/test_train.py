@@ -149,7 +149,7 @@ def test_killed_at_a_random_moment_it_resumes(tiny_data, tmp_path, how):
     command = [sys.executable, "train.py", "--data", tiny_data, "--checkpoints", tmp_path, "--device", "cpu"]
     process = subprocess.Popen([*command, "--epochs", "1000"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "best.pth").exists() and time.monotonic() < deadline:
+    while not (tmp_path / "log.csv").exists() and time.monotonic() < deadline:  # written after both checkpoints
         time.sleep(0.1)
     time.sleep(np.random.default_rng(os.getpid()).uniform(0, 3))
     process.send_signal(how)
