@@ -80,7 +80,7 @@ def main():
     track = contract.read_track(args.data, meta)
     clip = contract.source_path(meta, args.data)
     folder, made = read_prediction(args.data, meta)
-    order = made["source_frames"]
+    order, again = made["source_frames"], remedy(args.data)
     result = Path(args.data) / "result"
     output = Path(args.output) if args.output else result / f"{clip.stem}--{folder.name}.mp4"
     inputs = {"the source video": clip, "the speech": Path(made["sound"])}
@@ -93,7 +93,7 @@ def main():
         # 2. frame by frame: decode, paste, encode; never more than a few frames in memory
         output.parent.mkdir(parents=True, exist_ok=True)
         paste = Paster(track)
-        sound, rate, channels = open_sound(made["sound"], remedy(args.data))
+        sound, rate, channels = open_sound(made["sound"], again)
         first = next(media.read_frames(clip)).picture
         width, height = meta["size"]
         with media.VideoWriter(output, width, height, CRF, PRESET, sound, rate, channels, like=first) as video:
@@ -101,7 +101,7 @@ def main():
             for j, (i, frame) in enumerate(zip(order, tqdm(frames, total=len(order), desc="pasting", unit="frame"),
                                                strict=True)):
                 planes = frame.planes()
-                paste(planes, frame.colours, i, read_lower(folder, j, remedy(args.data)))
+                paste(planes, frame.colours, i, read_lower(folder, j, again))
                 video.write(planes)
     seconds = len(order) / contract.FPS
     say(f"{seconds:.1f} s of video; the mouth in it is AI-generated: say so where you show it")

@@ -33,8 +33,9 @@ from models.losses import gradient_loss, landmark_loss, picture_loss
 from models.unet import LipUNet
 from utils import checkpoint, console, device, media
 from utils.console import UserError, say
-from utils.contract import CONTRACT, MEL_FLOOR, write_whole
-from utils.dataset import Footage, LipDataset
+from utils.contract import CONTRACT, MEL_FLOOR, train_command, write_whole
+from utils.dataset import Footage, LipDataset, thin
+from utils.generate import lowers
 
 # ------------------------------------------------------------------------------------------------------
 EPOCHS = 30             # a 2-minute clip: about half an hour on 2 CPU cores with bfloat16
@@ -119,8 +120,9 @@ def train_epoch(model, optimizer, dataset, schedule, weight, epoch, args, where)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+            again = train_command(args.data, args.checkpoints)
             raise UserError(f"the loss is {loss.item()}, its gradient {norm.item()} at epoch {epoch}, step "
-                            f"{schedule.step}; the checkpoints are from before it. Run: {command(args)} --resume "
+                            f"{schedule.step}; the checkpoints are from before it. Run: {again} --resume "
                             f"--lr {schedule.peak / 3:.1g}")
         optimizer.step()
         schedule.step += 1
@@ -174,18 +176,14 @@ def mouth_weight(dataset):
 
 
 # -- what is written -----------------------------------------------------------------------------------
-@torch.inference_mode()
 def write_preview(path, model, dataset, where):
     """Write rows of held-out frames: closed and open reference, generated, real, generated on silence."""
     model.eval()
     by_opening = dataset.frames[np.argsort(dataset.footage.opening[dataset.frames])]  # from closed to open
-    frames = by_opening[np.linspace(0, len(by_opening) - 1, PREVIEW_ROWS).astype(int)]
+    frames = thin(by_opening, PREVIEW_ROWS)
     own = dataset.footage.windows(frames)
-    pictures = []
-    for windows in (own, np.full_like(own, np.log(MEL_FLOOR))):
-        with device.autocast(where):
-            drawn, _ = model(**to(where, dataset.footage.inputs(frames, windows, dataset.fixed)))
-        pictures.append((drawn.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    pictures = [list(lowers(model, dataset.footage, dataset.fixed, frames, windows.__getitem__, where))
+                for windows in (own, np.full_like(own, np.log(MEL_FLOOR)))]
     closed, opened = (dataset.footage.lower[dataset.fixed[frames, k]] for k in (0, 1))
     columns = [closed, opened, pictures[0], dataset.footage.lower[frames], pictures[1]]
     titles = ("closed reference", "open reference", "generated", "real", "on silence")
@@ -221,8 +219,8 @@ def write_log(folder, history):
 
 
 # ------------------------------------------------------------------------------------------------------
-def begin(args, footage, dataset):
-    """Return (model, optimizer, state): new, or where checkpoints/last.pth stands with --resume.
+def begin(args, footage, dataset, where):
+    """Return (model on its device, optimizer, state): new, or where checkpoints/last.pth stands with --resume.
 
     state: epoch, step, best, history. Epochs, batch size and rate that args leaves open are filled in.
     """
@@ -230,7 +228,7 @@ def begin(args, footage, dataset):
     torch.manual_seed(SEED)
     settings = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "lr": LR}
     if args.resume:
-        model, saved = checkpoint.load(folder / "last.pth", command(args))
+        model, saved = checkpoint.load(folder / "last.pth", train_command(args.data, args.checkpoints))
         settings.update(saved["settings"])
     for key in ("epochs", "batch_size", "lr"):  # what was not asked for stays as it was
         if getattr(args, key) is None:
@@ -256,17 +254,11 @@ def begin(args, footage, dataset):
         batches = saved["scheduler"]["step"] * settings["batch_size"]
         state = {"epoch": saved["epoch"], "step": round(batches / args.batch_size), "best": saved["best"],
                  "history": saved["history"]}
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=WEIGHT_DECAY)
     if args.resume:
         optimizer.load_state_dict(saved["optimizer"])
     return model, optimizer, state
-
-
-def command(args):
-    """Return the command that trains with these folders, for messages."""
-    return ("python train.py" + console.option("data", args.data, "data")
-            + console.option("checkpoints", args.checkpoints, "checkpoints"))
 
 
 def pack_up(model, optimizer, state, args, footage):
@@ -286,18 +278,16 @@ def main():
     # 1. the data: its training part and its held-out part
     footage = Footage(args.data)
     trained, held = LipDataset(footage, train=True), LipDataset(footage, train=False)
-    held.frames = held.frames[np.linspace(0, len(held.frames) - 1, min(len(held.frames), VALIDATE_MOST)).astype(int)]
+    held.frames = thin(held.frames, VALIDATE_MOST)
     say(f"{len(trained.frames)} frames to train on, {len(held.frames)} held out")
 
     with console.writing(folder):
         # 2. the network, new or resumed
-        model, optimizer, state = begin(args, footage, trained)
-        model = model.to(where)
-        optimizer.load_state_dict(optimizer.state_dict())  # its state follows the weights to the device
+        model, optimizer, state = begin(args, footage, trained, where)
         weight, judged = to(where, mouth_weight(trained))
         if state["epoch"] >= args.epochs:
             raise UserError(f"{folder}/last.pth has been trained for {state['epoch']} epochs already; "
-                            f"run: {command(args)} --resume --epochs {2 * state['epoch']}")
+                            f"run: {train_command(args.data, args.checkpoints)} --resume --epochs {2 * state['epoch']}")
         if not state["epoch"]:
             checkpoint.save(folder / "last.pth", pack_up(model, optimizer, state, args, footage))
         steps = math.ceil(len(trained.frames) / args.batch_size)
@@ -335,11 +325,10 @@ def report(state, schedule, args, seconds, best):
     left = (args.epochs - state["epoch"]) * seconds
     if args.max_minutes:
         left = min(left, max(0.0, args.max_minutes * 60 - (time.monotonic() - START)))
-    return (f"epoch {row['epoch']:3d}/{args.epochs}  train {row['train']:.4f}  held-out {row['held_out']:.4f}"
-            f"{'*' if best else ' '} lr {row['lr']:.1e}  {row['pictures_per_s']:.0f} pictures/s  "
-            f"{left / 60:.1f} min left" if not schedule.over() else
-            f"epoch {row['epoch']:3d}  train {row['train']:.4f}  held-out {row['held_out']:.4f}"
-            f"{'*' if best else ' '} lr {row['lr']:.1e}  {row['pictures_per_s']:.0f} pictures/s  done")
+    over = schedule.over()
+    return (f"epoch {row['epoch']:3d}{'' if over else f'/{args.epochs}'}  train {row['train']:.4f}  "
+            f"held-out {row['held_out']:.4f}{'*' if best else ' '} lr {row['lr']:.1e}  "
+            f"{row['pictures_per_s']:.0f} pictures/s  {'done' if over else f'{left / 60:.1f} min left'}")
 
 
 def parse_args():

@@ -106,24 +106,25 @@ def test_steps_out_of_order(project, refused, tiny_data, tiny_speech):
     refused(["train.py", "--data", str(data), "--resume"], "last.pth does not exist", "python train.py")
 
 
-def test_predictions_of_other_data_are_stale(project, refused, tiny_data, tiny_speech):
-    data = shutil.copytree(tiny_data, project / "copy", ignore=shutil.ignore_patterns("pred", "result"))
+def predicted(tiny_data, copy, speech, **meta):
+    """Copy the prepared clip and lay down a prediction of one frame in it, with `meta` in its meta.json."""
+    data = shutil.copytree(tiny_data, copy, ignore=shutil.ignore_patterns("pred", "result"))
     folder = data / "pred" / "speech"
     folder.mkdir(parents=True)
-    contract.write_json(folder / "meta.json", {"frames": 1, "source_frames": [0], "sound": str(tiny_speech),
-                                               "data_id": "other"})
+    contract.write_json(folder / "meta.json", {"frames": 1, "source_frames": [0], "sound": str(speech), **meta})
     contract.write_json(data / "pred" / "last.json", {"speech": "speech"})
+    return data
+
+
+def test_predictions_of_other_data_are_stale(project, refused, tiny_data, tiny_speech):
+    data = predicted(tiny_data, project / "copy", tiny_speech, data_id="other")
     refused(["reapply_faces.py", "--data", str(data)], "made from other data", "python inference.py")
 
 
 def test_a_changed_speech_file_is_stale(project, refused, tiny_data, tiny_speech):
     """New sound under the old name would be heard over the old mouth."""
-    data = shutil.copytree(tiny_data, project / "copy", ignore=shutil.ignore_patterns("pred", "result"))
-    folder = data / "pred" / "speech"
-    folder.mkdir(parents=True)
-    contract.write_json(folder / "meta.json", {"frames": 1, "source_frames": [0], "sound": str(tiny_speech),
-                                               "sound_sha256": "0", "data_id": contract.read_meta(data)["id"]})
-    contract.write_json(data / "pred" / "last.json", {"speech": "speech"})
+    data = predicted(tiny_data, project / "copy", tiny_speech, sound_sha256="0",
+                     data_id=contract.read_meta(tiny_data)["id"])
     refused(["reapply_faces.py", "--data", str(data)], "has changed", "python inference.py")
 
 
@@ -138,13 +139,8 @@ def test_folders_of_others_are_not_replaced(project, refused, tiny_clip):
 
 def test_inputs_are_not_overwritten(project, refused, tiny_data, tiny_speech):
     """--output may name neither the source video nor the speech."""
-    data = shutil.copytree(tiny_data, project / "copy", ignore=shutil.ignore_patterns("pred", "result"))
-    folder = data / "pred" / "speech"
-    folder.mkdir(parents=True)
-    speech, meta = contract.source_identity(tiny_speech), contract.read_meta(data)
-    contract.write_json(folder / "meta.json", {"frames": 1, "source_frames": [0], "sound": speech["path"],
-                                               "sound_sha256": speech["sha256"], "data_id": meta["id"]})
-    contract.write_json(data / "pred" / "last.json", {"speech": "speech"})
+    speech, meta = contract.source_identity(tiny_speech), contract.read_meta(tiny_data)
+    data = predicted(tiny_data, project / "copy", speech["path"], sound_sha256=speech["sha256"], data_id=meta["id"])
     for path, what in ((speech["path"], "the speech"), (meta["source"]["path"], "the source video")):
         refused(["reapply_faces.py", "--data", str(data), "--output", path], what)
 

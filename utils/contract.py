@@ -68,6 +68,11 @@ def remedy_for(data, video="VIDEO"):
     return f"run: python preprocess.py {shlex.quote(str(video))}{option('data', data, 'data')}"
 
 
+def train_command(data, checkpoints):
+    """Return the command that trains with these folders, for messages."""
+    return f"python train.py{option('data', data, 'data')}{option('checkpoints', checkpoints, 'checkpoints')}"
+
+
 # -- meta.json ---------------------------------------------------------------------------------------
 def write_whole(path, content):
     """Write bytes to a temporary name, then rename: a reader sees the old file or the new."""

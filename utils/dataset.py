@@ -11,7 +11,7 @@ from utils import audio
 from utils.console import UserError
 from utils.contract import (FACE_SIZE, FPS, LOWER_TOP, MEL_FLOOR, N_MELS, REFERENCE_GAP, ROWS_PER_FRAME, face_path,
                             mel_path, read_meta, read_track, remedy_for)
-from utils.face import shots
+from utils.face import shot_bounds, shots
 from utils.media import read_png
 
 HELD_OUT = 0.10           # share of the clip, its last part, that is never trained on
@@ -25,7 +25,7 @@ class Footage:
     """A prepared clip, opened for reading.
 
     meta, track: see contract.read_meta and read_track. lower: (N, 84, 168, 3) uint8, memory-mapped. mel: (4N, 80)
-    float32. first, last: (N,) mel rows at which each frame's shot begins and ends. UserError if it is damaged.
+    float32. shot: see face.shot_bounds. pose (N, 2), opening (N,): of the track. UserError if it is damaged.
     """
 
     def __init__(self, data):
@@ -34,9 +34,7 @@ class Footage:
         self.track = read_track(data, self.meta)
         self.frames = self.meta["frames"]
         self.lower, self.mel = _pack(self.data, self.frames)
-        self.shot = np.empty((self.frames, 2), np.int64)
-        for first, last in shots(self.track["cuts"], self.frames):
-            self.shot[first:last] = first, last
+        self.shot = shot_bounds(self.track["cuts"], self.frames)
         self.pose, self.opening = self.track["pose"], self.track["shape"][:, 0]
 
     def windows(self, frames):
@@ -69,7 +67,7 @@ class Footage:
         for first, last in shots(self.track["cuts"], self.frames):
             inside = every[(every >= first) & (every < last)]
             for role in (0, 1):
-                for candidates in (self._fitting(inside, role), inside, _thin(every)):
+                for candidates in (self._fitting(inside, role), inside, thin(every, MOST_CANDIDATES)):
                     todo = first + np.flatnonzero(chosen[first:last, role] < 0)
                     if len(todo) and len(candidates):
                         pick = self._nearest if rng is None else _random
@@ -85,7 +83,7 @@ class Footage:
             return candidates
         opening = self.opening[candidates]
         fits = opening <= np.quantile(opening, CLOSED) if role == 0 else opening >= np.quantile(opening, OPEN)
-        return _thin(candidates[fits])
+        return thin(candidates[fits], MOST_CANDIDATES)
 
     def _nearest(self, frames, candidates, _):
         """Return the candidate of nearest head pose for each frame, or -1; a choice is kept while it serves."""
@@ -101,9 +99,9 @@ class Footage:
         return chosen
 
 
-def _thin(candidates):
-    """Return at most MOST_CANDIDATES of them, evenly spread."""
-    return candidates[np.linspace(0, len(candidates) - 1, min(len(candidates), MOST_CANDIDATES)).astype(int)]
+def thin(values, most):
+    """Return at most so many of the values, evenly spread."""
+    return values[np.linspace(0, len(values) - 1, min(len(values), most)).astype(int)]
 
 
 def _random(frames, candidates, rng):
@@ -188,7 +186,7 @@ class LipDataset:
     POSE_NOISE = 0.004    # eye distances: keeps the exact pose from naming the frame
 
     def __init__(self, footage, train):
-        self.footage, self.train = footage, train
+        self.footage = footage
         trained, held = split(footage.frames)
         valid = footage.track["valid"]
         self.frames = (trained if train else held)

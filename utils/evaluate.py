@@ -72,12 +72,9 @@ def video_speech(path):
     if sound is None or not track["valid"].any():
         raise UserError(f"--against {path} needs a face and sound; name another video of the person")
     mel = audio.log_mel(sound[:, 0], count)
-    found = []
-    for first, last in pieces(np.arange(count), track["cuts"]):
-        bounds = track["cuts"][track["cuts"] <= first][-1], min([c for c in track["cuts"] if c > first], default=count)
-        rows = np.array(bounds) * contract.ROWS_PER_FRAME
-        found.append(Speech(lambda t, f=first, r=rows: audio.windows(mel, f + t, *r), track["shape"][first:last]))
-    return found
+    rows = face.shot_bounds(track["cuts"], count) * contract.ROWS_PER_FRAME
+    return [Speech(lambda t, first=first: audio.windows(mel, first + t, *rows[first]), track["shape"][first:last])
+            for first, last in pieces(np.arange(count), track["cuts"])]
 
 
 class Stage:
@@ -106,7 +103,7 @@ class Stage:
             self.paste(planes, colours, i, lower)
             y, u, v = planes[0][self.box], planes[1][self.half], planes[2][self.half]
             u, v = (cv2.resize(c, y.shape[::-1], interpolation=cv2.INTER_LINEAR) for c in (u, v))
-            yield np.clip(np.rint(media.yuv_to_rgb(y, u, v, colours)), 0, 255).astype(np.uint8)
+            yield media.to_uint8(media.yuv_to_rgb(y, u, v, colours))
 
 
 # -- figures -----------------------------------------------------------------------------------------
@@ -194,7 +191,8 @@ def evaluate(footage, model, trained_on, where, against=None):
 def main():
     args = parse_args()
     footage = Footage(args.data)
-    model, saved = checkpoint.load(args.checkpoint, "python train.py" + console.option("data", args.data, "data"))
+    train = contract.train_command(args.data, Path(args.checkpoint).parent)
+    model, saved = checkpoint.load(args.checkpoint, train)
     where = device.resolve(args.device)
     model = model.to(where, memory_format=torch.channels_last)
     table, silence, count = evaluate(footage, model, saved["data"].get("id"), where, args.against)

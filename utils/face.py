@@ -168,6 +168,11 @@ def shots(cuts, frames):
     return list(zip(cuts, [*cuts[1:], frames], strict=True))
 
 
+def shot_bounds(cuts, frames):
+    """Return (N, 2): for each frame the first frame of its shot and the one after its last."""
+    return np.repeat(shots(cuts, frames), np.diff([*cuts, frames]), axis=0)
+
+
 def smooth(values, cuts):
     """Smooth (N, ...) over time within each shot, without lag."""
     values = np.array(values, np.float64)

@@ -91,6 +91,11 @@ def rgb_to_yuv(rgb, colours):
     return y * (219 / 255) + 16, u * (224 / 255) + 128, v * (224 / 255) + 128
 
 
+def to_uint8(samples):
+    """Round samples and cut them to 0..255."""
+    return np.clip(np.rint(samples), 0, 255).astype(np.uint8)
+
+
 # -- reading -----------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def _open(path):
@@ -252,6 +257,10 @@ def sound_blocks(path, rate, channels, started=None):
     with _open(path) as container:
         stream = container.streams.best("audio")
         known, resampler = None, None
+
+        def resample(sound):
+            return (out.to_ndarray().reshape(-1, channels) for out in resampler.resample(sound))
+
         for k, sound in enumerate(_decode(container, stream, Losses())):
             if k == 0 and started is not None:
                 started.append(float((sound.pts or 0) * (sound.time_base or stream.time_base)))
@@ -260,12 +269,12 @@ def sound_blocks(path, rate, channels, started=None):
             kind = sound.format.name, sound.layout.name, sound.sample_rate
             if kind != known:  # broadcasts change from mono to stereo on the way, and a resampler takes one kind
                 if resampler is not None:
-                    yield from (out.to_ndarray().reshape(-1, channels) for out in resampler.resample(None))
+                    yield from resample(None)
                 known, resampler = kind, av.AudioResampler(format="flt", layout=LAYOUTS[channels], rate=rate)
             sound.pts = None  # the resampler counts samples; gaps in the timestamps would confuse it
-            yield from (out.to_ndarray().reshape(-1, channels) for out in resampler.resample(sound))
+            yield from resample(sound)
         if resampler is not None:
-            yield from (out.to_ndarray().reshape(-1, channels) for out in resampler.resample(None))
+            yield from resample(None)
 
 
 # -- writing -----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
 from utils.contract import FACE_SIZE, LOWER_TOP
 from utils.face import JAW, align, smooth, to_face
-from utils.media import rgb_to_yuv, yuv_to_rgb
+from utils.media import rgb_to_yuv, to_uint8, yuv_to_rgb
 
 UNIT = FACE_SIZE / 168       # the lengths below are for a face of 168 pixels
 MARGIN, INSET = 4 * UNIT, 5 * UNIT  # px by which the blend region reaches beyond the chin, and stays inside the cheeks
@@ -62,7 +62,7 @@ class Paster:
         half = cv2.resize(mask, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA)
         for plane, new, where in zip((y, u, v), blended, (mask, half, half), strict=True):
             new = cv2.resize(new, where.shape[::-1], interpolation=cv2.INTER_AREA)
-            np.copyto(plane, np.clip(np.rint(new), 0, 255).astype(np.uint8), where=where > 0)
+            np.copyto(plane, to_uint8(new), where=where > 0)
 
     def _box(self, i, size):
         """Return (top, bottom, left, right) of frame i's lower half in the source, even and inside the frame."""

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from utils import console
 from utils.contract import FPS
-from utils.media import VideoWriter, rgb_to_yuv
+from utils.media import VideoWriter, rgb_to_yuv, to_uint8
 
 RATE = 16000       # Hz
 SIZE = 512         # px, the drawn picture
@@ -165,7 +165,7 @@ def write_clip(path, seconds, seed):
             planes = rgb_to_yuv(rgb, (0.299, 0.114, False))
             sizes = [(SIZE, SIZE)] + [(SIZE // 2, SIZE // 2)] * 2
             planes = [cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p, size in zip(planes, sizes, strict=True)]
-            video.write([np.clip(np.rint(plane), 0, 255).astype(np.uint8) for plane in planes])
+            video.write([to_uint8(plane) for plane in planes])
 
 
 def write_speech(path, seconds, seed):
