@@ -21,11 +21,11 @@ FACE_SIZE = 168              # an aligned face is FACE_SIZE x FACE_SIZE, RGB uin
 LOWER_TOP = FACE_SIZE // 2   # face[LOWER_TOP:] is the lower half: 84 high, 168 wide
 
 # Where the points that speech does not move come to lie in the aligned face, as a share of FACE_SIZE:
-# (x, y) by landmark number. The outer eye corners are 0.38 apart on the line y = 0.34; with that the chin
+# (x, y) by landmark number. The outer eye corners are 0.35 apart on the line y = 0.39; with that the chin
 # of a mouth opened as wide as it goes stays inside row 160 of 168, and the upper lip below row 84.
 TEMPLATE = {
-    33: (0.310, 0.340), 133: (0.428, 0.343), 362: (0.572, 0.343), 263: (0.690, 0.340),  # eye corners
-    168: (0.500, 0.317), 6: (0.500, 0.350), 197: (0.500, 0.382),                        # nose bridge
+    33: (0.325, 0.390), 133: (0.434, 0.393), 362: (0.566, 0.393), 263: (0.675, 0.390),  # eye corners
+    168: (0.500, 0.369), 6: (0.500, 0.399), 197: (0.500, 0.429),                        # nose bridge
 }
 
 # -- sound -------------------------------------------------------------------------------------------
