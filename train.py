@@ -15,6 +15,7 @@ Run     python train.py [--data data] [--checkpoints checkpoints] [--device auto
 Next    python inference.py
 """
 
+import copy
 import csv
 import io
 import math
@@ -29,7 +30,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from models.losses import gradient_loss, landmark_loss, picture_loss
+from models.discriminator import Discriminator
+from models.losses import (adversarial_loss, discriminator_loss, feature_loss, gradient_loss, landmark_loss,
+                           picture_loss)
 from models.unet import LipUNet
 from utils import checkpoint, console, device, media
 from utils.console import UserError, say
@@ -47,7 +50,13 @@ WARMUP_STEPS = 100      # steps from 0 to LR
 WEIGHT_DECAY = 1e-2     # of AdamW
 MOUTH_WEIGHT = 4.0      # how much more a pixel of the mouth counts than one of the cheek
 GRADIENT_WEIGHT = 1.0   # share of the gradient loss: more is sharper, too much rings
-LANDMARK_WEIGHT = 0.05  # share of the audio branch's own teacher
+LANDMARK_WEIGHT = 0.1   # share of the audio branch's own teacher
+DISCRIMINATOR_FROM = 300   # step at which the discriminator begins to judge: lips first, then teeth
+DISCRIMINATOR_RATE = 0.5   # its learning rate, as a share of the network's
+ADVERSARIAL_WEIGHT = 0.01  # share of the discriminator's verdict: more is sharper, too much invents teeth
+FEATURE_WEIGHT = 0.4       # share of the difference in its features
+AVERAGING = 0.999          # what is kept, validated and shown is the exponential average of the weights, steadier
+                           # than the weights themselves; this much of it stays at each step
 SOUND_BATCH = 64        # more sounds a step for the audio branch alone: nearly free, and sync learns in minutes
 CLIP_NORM = 1.0         # longest gradient of a step
 TOLERANCE = 0.01        # best.pth is the newest network whose held-out figure is within this share of the lowest:
@@ -87,13 +96,71 @@ class Schedule:
         return self.progress() >= 1
 
 
-def losses(model, batch, weight):
-    """Return the picture's loss and the landmarks' loss of a batch on the model's device."""
-    inputs, lower, lips = batch
-    generated, heard = model(**inputs)
-    real = scaled(lower)
-    picture = picture_loss(generated, real, weight) + GRADIENT_WEIGHT * gradient_loss(generated, real, weight)
-    return picture, landmark_loss(heard, lips)
+class Learner:
+    """All that training changes: the network, its running average, the discriminator and their optimizers.
+
+    weight: (84, 168), what each pixel counts. mouth: (rows, columns), the slices of the crop that is judged.
+    """
+
+    def __init__(self, model, weight, mouth, where):
+        self.model = model.to(where, memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.discriminator = Discriminator().to(where, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), LR, weight_decay=WEIGHT_DECAY, fused=True)
+        self.judging = torch.optim.AdamW(self.discriminator.parameters(), LR, betas=(0.5, 0.99), fused=True)
+        self.weight, self.mouth, self.where = weight.to(where), (..., *mouth), where
+
+    def step(self, batch, sounds, number, rate):
+        """Learn from a batch and from more sounds. Returns (picture loss, norm of the gradient), floats."""
+        (inputs, lower, lips), (sounds, sound_lips) = batch, sounds
+        real = scaled(lower)
+        with device.autocast(self.where):
+            heard = self.model.hear(torch.cat([inputs["mel"], sounds]))  # in one go: what else is heard is cheap
+            generated, _ = self.model.draw(inputs["reference"], heard[:len(lower)], inputs["pose"])
+            picture = (picture_loss(generated, real, self.weight)
+                       + GRADIENT_WEIGHT * gradient_loss(generated, real, self.weight))
+            taught = landmark_loss(self.model.landmarks(heard).float(), torch.cat([lips, sound_lips]))
+            loss = picture + LANDMARK_WEIGHT * taught
+            if number >= DISCRIMINATOR_FROM:
+                loss = loss + self.judge(generated[self.mouth], real[self.mouth], rate)
+        norm = descend(self.optimizer, loss, rate)
+        with torch.no_grad():
+            share = max(1 - AVERAGING, 9 / (10 + number))  # early weights are soon forgotten
+            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), share)
+        return picture.item(), norm
+
+    def state_dict(self):
+        """Return what --resume needs, as nested dicts of tensors and numbers."""
+        return {"model": self.model.state_dict(), "discriminator": self.discriminator.state_dict(),
+                "optimizer": self.optimizer.state_dict(), "judging": self.judging.state_dict()}
+
+    def load_state_dict(self, saved):
+        """Go on from what state_dict() returned; the average is the checkpoint's own network."""
+        for name, state in saved.items():
+            getattr(self, name).load_state_dict(state)
+
+    def judge(self, generated, real, rate):
+        """Let the discriminator learn from a batch of mouths. Returns what the network is to learn from it."""
+        self.discriminator.requires_grad_(True)
+        verdict, features = self.discriminator(torch.cat([real, generated.detach()]))
+        wanted = [feature[:len(real)].detach() for feature in features]
+        descend(self.judging, discriminator_loss(*verdict.float().chunk(2)), rate * DISCRIMINATOR_RATE)
+        self.discriminator.requires_grad_(False)
+        verdict, features = self.discriminator(generated)
+        return ADVERSARIAL_WEIGHT * adversarial_loss(verdict.float()) + FEATURE_WEIGHT * feature_loss(features, wanted)
+
+
+def descend(optimizer, loss, rate):
+    """Take one step down the loss. Returns the norm of the gradient before it was cut to CLIP_NORM."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM).item()
+    if math.isfinite(norm):
+        optimizer.step()
+    return norm
 
 
 def scaled(lower):
@@ -101,32 +168,22 @@ def scaled(lower):
     return lower.permute(0, 3, 1, 2).float() / 255
 
 
-def train_epoch(model, optimizer, dataset, schedule, weight, epoch, args, where):
+def train_epoch(learner, dataset, schedule, epoch, args):
     """Train for one epoch, or until time is up. Returns (mean picture loss, pictures per second)."""
     rng = np.random.default_rng((SEED, epoch))
     torch.manual_seed(SEED * 100_003 + epoch)
-    model.train()
+    learner.model.train()
     total, pictures, begun = 0.0, 0, time.monotonic()
     bar = tqdm(total=len(dataset.frames), desc=f"epoch {epoch}", unit="picture", leave=False)
     for batch in dataset.batches(args.batch_size, rng):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate()
-        sounds, sound_lips = to(where, dataset.sounds(SOUND_BATCH, rng))
-        with device.autocast(where):
-            picture, taught = losses(model, to(where, batch), weight)
-            alone = landmark_loss(model.landmarks(model.hear(sounds)).float(), sound_lips)
-        loss = picture + LANDMARK_WEIGHT * (taught + alone)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+        sounds = dataset.sounds(SOUND_BATCH, rng)
+        loss, norm = learner.step(to(learner.where, batch), to(learner.where, sounds), schedule.step, schedule.rate())
+        if not math.isfinite(loss) or not math.isfinite(norm):
             again = train_command(args.data, args.checkpoints)
-            raise UserError(f"the loss is {loss.item()}, its gradient {norm.item()} at epoch {epoch}, step "
-                            f"{schedule.step}; the checkpoints are from before it. Run: {again} --resume "
-                            f"--lr {schedule.peak / 3:.1g}")
-        optimizer.step()
+            raise UserError(f"the loss is {loss}, its gradient {norm} at epoch {epoch}, step {schedule.step}; "
+                            f"the checkpoints are from before it. Run: {again} --resume --lr {schedule.peak / 3:.1g}")
         schedule.step += 1
-        total, pictures = total + picture.item() * len(batch[1]), pictures + len(batch[1])
+        total, pictures = total + loss * len(batch[1]), pictures + len(batch[1])
         bar.update(len(batch[1]))
         if schedule.over():
             break
@@ -160,19 +217,25 @@ def to(where, value):
     return value.to(where)
 
 
-def mouth_weight(dataset):
-    """Return two (84, 168) float32 maps of mean 1, by where the lips of this clip are: how much each pixel counts.
+def where_the_mouth_is(dataset):
+    """Return (weight, judged, crop) by where the lips of this clip are.
 
-    The first, for training, weighs the mouth more; the second, for choosing the best network, only the mouth:
-    collar and light of the held-out part say nothing of how well the mouth is drawn.
+    weight, judged: (84, 168) float32 maps of mean 1, how much each pixel counts. The first, for training, weighs the
+    mouth more; the second, for choosing the best network, only the mouth: collar and light of the held-out part say
+    nothing of how well the mouth is drawn. crop: slices of the 56 rows and 104 columns that the discriminator sees.
     """
     lips = dataset.footage.track["lips"][dataset.trained].reshape(-1, 2)
     h, w = dataset.footage.lower.shape[1:3]
     middle, spread = lips.mean(axis=0) - (0, h), np.maximum(lips.std(axis=0) * 1.5, 4)
     y, x = np.mgrid[:h, :w]
     near = np.exp(-0.5 * (((x - middle[0]) / spread[0]) ** 2 + ((y - middle[1]) / spread[1]) ** 2))
-    return tuple(torch.from_numpy((weight / weight.mean()).astype(np.float32))
-                 for weight in (1 + (MOUTH_WEIGHT - 1) * near, near))
+    maps = [torch.from_numpy((weight / weight.mean()).astype(np.float32))
+            for weight in (1 + (MOUTH_WEIGHT - 1) * near, near)]
+    crop = []
+    for centre, size, whole in ((middle[1], h * 2 // 3, h), (middle[0], w * 5 // 8, w)):
+        first = int(np.clip(round(centre - size / 2), 0, whole - size))
+        crop.append(slice(first, first + size // 8 * 8))
+    return *maps, tuple(crop)
 
 
 # -- what is written -----------------------------------------------------------------------------------
@@ -220,7 +283,7 @@ def write_log(folder, history):
 
 # ------------------------------------------------------------------------------------------------------
 def begin(args, footage, dataset, where):
-    """Return (model on its device, optimizer, state): new, or where checkpoints/last.pth stands with --resume.
+    """Return (learner, map of the mouth, state): new, or where checkpoints/last.pth stands with --resume.
 
     state: epoch, step, best, history. Epochs, batch size and rate that args leaves open are filled in.
     """
@@ -254,17 +317,18 @@ def begin(args, footage, dataset, where):
         batches = saved["scheduler"]["step"] * settings["batch_size"]
         state = {"epoch": saved["epoch"], "step": round(batches / args.batch_size), "best": saved["best"],
                  "history": saved["history"]}
-    model = model.to(where, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=WEIGHT_DECAY)
+    weight, judged, crop = where_the_mouth_is(dataset)
+    learner = Learner(model, weight, crop, where)
     if args.resume:
-        optimizer.load_state_dict(saved["optimizer"])
-    return model, optimizer, state
+        learner.load_state_dict(saved["learner"])
+    return learner, judged.to(where), state
 
 
-def pack_up(model, optimizer, state, args, footage):
-    """Return the checkpoint dict."""
-    return {"model": model.state_dict(), "model_args": model.model_args, "optimizer": optimizer.state_dict(),
-            "scheduler": {"step": state["step"]}, "epoch": state["epoch"], "best": float(state["best"]),
+def pack_up(learner, state, args, footage):
+    """Return the checkpoint dict: the averaged network as "model", all that --resume needs as "learner"."""
+    return {"model": learner.averaged.state_dict(), "model_args": learner.model.model_args,
+            "learner": learner.state_dict(), "scheduler": {"step": state["step"]}, "epoch": state["epoch"],
+            "best": float(state["best"]),
             "settings": {"batch_size": args.batch_size, "lr": args.lr, "epochs": args.epochs, "seed": SEED},
             "contract": CONTRACT, "history": state["history"],
             "data": {"id": footage.meta["id"], "clip": Path(footage.meta["source"]["path"]).name}}
@@ -283,16 +347,15 @@ def main():
 
     with console.writing(folder):
         # 2. the network, new or resumed
-        model, optimizer, state = begin(args, footage, trained, where)
-        weight, judged = to(where, mouth_weight(trained))
+        learner, judged, state = begin(args, footage, trained, where)
         if state["epoch"] >= args.epochs:
             raise UserError(f"{folder}/last.pth has been trained for {state['epoch']} epochs already; "
                             f"run: {train_command(args.data, args.checkpoints)} --resume --epochs {2 * state['epoch']}")
         if not state["epoch"]:
-            checkpoint.save(folder / "last.pth", pack_up(model, optimizer, state, args, footage))
+            checkpoint.save(folder / "last.pth", pack_up(learner, state, args, footage))
         steps = math.ceil(len(trained.frames) / args.batch_size)
         begun = time.monotonic()
-        validate(model, held, judged, args, where)  # a first look: how long will the last one take?
+        validate(learner.averaged, held, judged, args, where)  # a first look: how long will the last one take?
         reserve = 1.5 * (time.monotonic() - begun) + 8  # s: imports, saving, plot
         schedule = Schedule(args.epochs * steps, state["step"], args.lr, args.max_minutes, reserve)
 
@@ -300,18 +363,18 @@ def main():
         while state["epoch"] < args.epochs and not (schedule.over() and state["history"]):
             begun = time.monotonic()
             epoch = state["epoch"] + 1
-            train, speed = train_epoch(model, optimizer, trained, schedule, weight, epoch, args, where)
-            held_out = validate(model, held, judged, args, where)
+            train, speed = train_epoch(learner, trained, schedule, epoch, args)
+            held_out = validate(learner.averaged, held, judged, args, where)
             state.update(epoch=epoch, step=schedule.step)
             state["history"].append({"epoch": epoch, "train": train, "held_out": held_out, "lr": schedule.rate(),
                                      "pictures_per_s": round(speed, 1), "seconds": round(time.monotonic() - begun, 1)})
             best = held_out < state["best"] * (1 + TOLERANCE)
             state["best"] = min(held_out, state["best"])
-            content = pack_up(model, optimizer, state, args, footage)
+            content = pack_up(learner, state, args, footage)
             if best:  # first, so that a run killed in between repeats the epoch and loses nothing
                 checkpoint.save(folder / "best.pth", content)
             checkpoint.save(folder / "last.pth", content)
-            write_preview(folder / "preview.png", model, held, where)
+            write_preview(folder / "preview.png", learner.averaged, held, where)
             write_log(folder, state["history"])
             say(report(state, schedule, args, time.monotonic() - begun, best))
     say(f"lowest held-out figure {state['best']:.4f}; look at {folder}/preview.png; next: python inference.py"

@@ -22,3 +22,20 @@ def gradient_loss(generated, real, weight):
 def landmark_loss(predicted, real):
     """Smooth L1 on normalised mouth landmarks (B, L): tells the audio branch directly what mouth it heard."""
     return F.smooth_l1_loss(predicted, real)
+
+
+def discriminator_loss(real, generated):
+    """Hinge loss of the discriminator's verdicts: real ones above 1, generated ones below -1."""
+    return F.relu(1 - real).mean() + F.relu(1 + generated).mean()
+
+
+def adversarial_loss(generated):
+    """What the generator wants of the verdicts: up. It asks for teeth and skin that look photographed, not for
+    the average of all that they might be."""
+    return -generated.mean()
+
+
+def feature_loss(generated, real):
+    """L1 between the discriminator's features of generated and real crops (feature matching, Wang et al. 2018):
+    it keeps the adversarial loss on this very mouth, and does most of the sharpening."""
+    return sum((a - b).abs().mean() for a, b in zip(generated, real, strict=True)) / len(real)

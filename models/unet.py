@@ -35,48 +35,57 @@ class Block(nn.Module):
 
 
 class AudioBranch(nn.Module):
-    """1-D convolutions over time with the mel bands as channels: what does this moment sound like?"""
+    """What does this moment sound like? 1-D convolutions over time with the mel bands as channels, then a GRU
+    from either side: it reads the sounds before and after in order, where they shape the mouth of the moment.
+    """
 
-    def __init__(self, mels, rows, width, dropout):
+    def __init__(self, mels, width, dropout):
         super().__init__()
-        channels = (mels, 160, 192, 192)
+        channels, hidden = (mels, 192, 192), 128
         self.layers = nn.ModuleList(
             nn.Conv1d(a, b, 5, 2, 2) for a, b in zip(channels[:-1], channels[1:], strict=True))
         self.norms = nn.ModuleList(nn.GroupNorm(8, b) for b in channels[1:])
+        self.forget = nn.Dropout1d(dropout / 2)                # whole channels: no single one may be relied on
+        self.read = nn.GRU(channels[-1], hidden, batch_first=True, bidirectional=True)
         self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(channels[-1] * -(-rows // 8), width)
+        self.out = nn.Linear(3 * 2 * hidden, width)
 
     def forward(self, mel):                                    # (B, T, mels)
         x = mel.transpose(1, 2)                                # (B, mels, T)
         for layer, norm in zip(self.layers, self.norms, strict=True):
-            x = F.silu(norm(layer(x)))                         # (B, 192, T/8) in the end
-        return F.silu(self.out(self.dropout(x.flatten(1))))    # (B, width)
+            x = self.forget(F.silu(norm(layer(x))))            # (B, 192, T/4) in the end
+        x, _ = self.read(x.transpose(1, 2).float())            # (B, T/4, 256)
+        middle = x.shape[1] // 2
+        x = torch.cat([x[:, middle - 1], x[:, middle], x.mean(dim=1)], dim=1)  # (B, 768)
+        return F.silu(self.out(self.dropout(x)))               # (B, width)
 
 
 # -- assembly ----------------------------------------------------------------------------------------
 class LipUNet(nn.Module):
     """See the module's docstring. Sizes are free: what does not divide by two is padded and cut inside.
 
-    references: lower halves of other frames per input. mels, rows: the mel window. lips: coordinates the landmark
+    references: lower halves of other frames per input. mels: bands of the mel. lips: coordinates the landmark
     head predicts. channels: of the four levels. audio_width: of the sound's vector.
     """
 
-    def __init__(self, references=2, mels=80, rows=64, lips=80, channels=(32, 56, 112, 176), audio_width=256,
-                 dropout=0.2):
+    def __init__(self, references=2, mels=80, lips=80, channels=(32, 64, 128, 192), audio_width=256,
+                 dropout=0.3):
         super().__init__()
-        self.model_args = {"references": references, "mels": mels, "rows": rows, "lips": lips,
+        self.model_args = {"references": references, "mels": mels, "lips": lips,
                            "channels": list(channels), "audio_width": audio_width, "dropout": dropout}
         self.references = references
         self.register_buffer("mel_mean", torch.zeros(mels))
         self.register_buffer("mel_std", torch.ones(mels))
         c1, c2, c3, c4 = channels
-        self.audio = AudioBranch(mels, rows, audio_width, dropout)
+        self.audio = AudioBranch(mels, audio_width, dropout)
         self.landmarks = nn.Linear(audio_width, lips)
         self.pose = nn.Linear(2, 32)
         self.enter = Block(12 * references, c1)
         self.down2, self.down3, self.down4 = Block(c1, c2, 2), Block(c2, c3, 2), Block(c3, c4, 2)
-        self.fuse, self.think = Block(c4 + audio_width + 32, c4), Block(c4, c4)
-        self.up3, self.up2, self.up1 = Block(c4 + c3, c3), Block(c3 + c2, c2), Block(c2 + c1, c1)
+        self.fuse = nn.Conv2d(c4 + audio_width + 32, c4, 1)
+        self.think, self.decide = Block(c4, c4), Block(c4, c4)
+        self.grow3, self.grow2, self.grow1 = nn.Conv2d(c4, c3, 1), nn.Conv2d(c3, c2, 1), nn.Conv2d(c2, c1, 1)
+        self.up3, self.up2, self.up1 = Block(c3, c3), Block(c2, c2), Block(c1, c1)
         self.paint = nn.Conv2d(c1, 3 * 4, 3, 1, 1)
         self.mix = nn.Conv2d(c1, (references + 1) * 4, 3, 1, 1)
         self.flow = nn.Conv2d(c1, 2 * references, 3, 1, 1)
@@ -94,8 +103,11 @@ class LipUNet(nn.Module):
         Returns the generated lower (B, 3, H, W) float32, 0..1 up to overshoot, and the predicted normalised
         mouth landmarks (B, lips).
         """
+        return self.draw(reference, self.hear(mel), pose)
+
+    def draw(self, reference, sound, pose):
+        """The same with a sound's vector (B, audio_width) that hear() returned."""
         b, r, h, w, _ = reference.shape
-        sound = self.hear(mel)                                              # (B, A)
         known = reference.permute(0, 1, 4, 2, 3).float() / 255              # (B, R, 3, H, W)
         x = known.reshape(b, 3 * r, h, w)                                   # (B, 3R, H, W)
         x = F.pad(x, (0, w % 2, 0, h % 2), mode="replicate")
@@ -106,10 +118,11 @@ class LipUNet(nn.Module):
         x4 = self.down4(x3)                                                 # (B, c4, H/16, W/16)
         told = torch.cat([sound, F.silu(self.pose(10 * pose))], dim=1)      # (B, A + 32)
         told = told[:, :, None, None].expand(-1, -1, *x4.shape[2:])         # (B, A + 32, H/16, W/16)
-        y = self.think(self.fuse(torch.cat([x4, told], dim=1)))             # (B, c4, H/16, W/16)
-        y = self.up3(torch.cat([grow(y, x3), x3], dim=1))                   # (B, c3, H/8, W/8)
-        y = self.up2(torch.cat([grow(y, x2), x2], dim=1))                   # (B, c2, H/4, W/4)
-        y = self.up1(torch.cat([grow(y, x1), x1], dim=1))                   # (B, c1, H/2, W/2)
+        y = F.silu(self.fuse(torch.cat([x4, told], dim=1)))                 # (B, c4, H/16, W/16)
+        y = self.decide(self.think(y))                                      # (B, c4, H/16, W/16)
+        y = self.up3(grow(self.grow3(y), x3) + x3)                          # (B, c3, H/8, W/8)
+        y = self.up2(grow(self.grow2(y), x2) + x2)                          # (B, c2, H/4, W/4)
+        y = self.up1(grow(self.grow1(y), x1) + x1)                          # (B, c1, H/2, W/2)
         painted = 0.5 + F.pixel_shuffle(self.paint(y), 2)[..., :h, :w].float()  # (B, 3, H, W)
         mix = F.pixel_shuffle(self.mix(y), 2)[..., :h, :w].float().softmax(dim=1)  # (B, R + 1, H, W)
         flow = F.interpolate(self.flow(y).float(), scale_factor=2, mode="bilinear")[..., :h, :w]  # (B, 2R, H, W)

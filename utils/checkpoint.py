@@ -9,7 +9,7 @@ from models.unet import LipUNet
 from utils.console import UserError
 from utils.contract import check_contract
 
-KEYS = {"model": dict, "model_args": dict, "optimizer": dict, "scheduler": dict, "epoch": int, "best": float,
+KEYS = {"model": dict, "model_args": dict, "learner": dict, "scheduler": dict, "epoch": int, "best": float,
         "settings": dict, "contract": dict, "data": dict, "history": list}
 
 

@@ -181,6 +181,8 @@ class LipDataset:
     GAIN = (-1.2, 0.6)    # log of the loudness factor: -10 to +5 dB
     TILT = 0.8            # log, most change from the lowest to the highest band
     SHIFT = 2.0           # bands, most shift of the spectrum: shorter and longer vocal tracts
+    PACE = 0.15           # log, most change of pace: 16 % faster or slower
+    HIDDEN = 16           # bands at most that are flattened: none may be relied on (SpecAugment, Park et al. 2019)
     NOISE = (-12.5, -4.5)  # log level of the noise floor: from digital silence to a loud fan
     LIGHT = 0.15          # most change of each colour, alike in the references and the wanted picture
     POSE_NOISE = 0.004    # eye distances: keeps the exact pose from naming the frame
@@ -268,15 +270,24 @@ def noise_floor(shape, rng, lowest, highest):
 
 
 def vary(windows, rng, by):
-    """Return the windows (B, T, 80) as another room, microphone or voice would have made them."""
-    b, _, bands = windows.shape
-    place = np.arange(bands) + rng.uniform(-by.SHIFT, by.SHIFT, (b, 1))
-    low = np.clip(np.floor(place).astype(int), 0, bands - 2)
-    part = np.clip(place - low, 0, 1)[:, None, :]
-    each = np.arange(b)[:, None]
-    shifted = (windows.transpose(0, 2, 1)[each, low].transpose(0, 2, 1) * (1 - part)
-               + windows.transpose(0, 2, 1)[each, low + 1].transpose(0, 2, 1) * part)
-    shifted = shifted + rng.uniform(*by.GAIN, (b, 1, 1))
-    shifted = shifted + rng.uniform(-by.TILT, by.TILT, (b, 1, 1)) * np.linspace(-0.5, 0.5, bands)
+    """Return the windows (B, T, 80) as another room, microphone, voice or pace would have made them."""
+    b, t, bands = windows.shape
+    shifted = between(windows.transpose(0, 2, 1), np.arange(bands) + rng.uniform(-by.SHIFT, by.SHIFT, (b, 1)))
+    pace = np.exp(rng.uniform(-by.PACE, by.PACE, (b, 1)))
+    paced = between(shifted.transpose(0, 2, 1), (t - 1) / 2 + (np.arange(t) - (t - 1) / 2) * pace)
+    louder = (paced + rng.uniform(*by.GAIN, (b, 1, 1))
+              + rng.uniform(-by.TILT, by.TILT, (b, 1, 1)) * np.linspace(-0.5, 0.5, bands))
+    first = rng.integers(0, bands, (b, 1, 1))
+    hidden = (np.arange(bands) >= first) & (np.arange(bands) < first + rng.integers(0, by.HIDDEN, (b, 1, 1)))
+    count = np.maximum(1, t * hidden.sum(axis=2, keepdims=True))
+    louder = np.where(hidden, (louder * hidden).sum(axis=(1, 2), keepdims=True) / count, louder)
     floor = noise_floor(windows.shape, rng, *by.NOISE)
-    return (0.5 * np.logaddexp(2 * shifted, 2 * floor)).astype(np.float32)  # powers add
+    return (0.5 * np.logaddexp(2 * louder, 2 * floor)).astype(np.float32)  # powers add
+
+
+def between(values, place):
+    """Return values (B, L, C) interpolated at `place` (B, K) of their second axis: (B, K, C); the ends are held."""
+    place = np.clip(place, 0, values.shape[1] - 1)
+    low = np.minimum(place.astype(int), values.shape[1] - 2)
+    part, each = (place - low)[..., None], np.arange(len(values))[:, None]
+    return values[each, low] * (1 - part) + values[each, low + 1] * part
