@@ -93,12 +93,13 @@ def test_checkpoint_speaks_on_other_footage_of_two_seconds(trained, tiny_speech,
     assert sum(1 for _ in media.read_frames(video)) == 55
 
 
-def test_evaluate_prints_its_table_and_writes_its_report(tiny_data, trained, tiny_clip, tiny_speech):
+def test_evaluate_prints_its_table(tiny_data, trained, tiny_clip, tiny_speech):
     """Every row of the meter is there, and the figures are correlations."""
     table = script("-m utils.evaluate", "--data", tiny_data, "--checkpoint", trained, "--against", tiny_clip,
                    "--voices", tiny_speech)
     rows = contract.read_json(trained.parent / "report.json", "")["rows"]
-    for name in ("follows, swapped sound", "follows, own sound", "  frozen mouth", "  mean mouth", "leak", "leak, partial"):
+    for name in ("follows, swapped sound", "follows, own sound", "  frozen mouth", "  mean mouth", "leak",
+                 "leak, partial"):
         assert all(abs(rows[name][key]) <= 1 for key in ("opening", "width")), name
     looks = {"landmarks": {"px", "eyes"}, "picture": {"psnr", "ssim"}, "texture": {"sharpness", "jitter", "seam"},
              "silence": {"digital", "noise", "flutter"}, f"voice {Path(tiny_speech).name}": {"movement", "pauses"}}

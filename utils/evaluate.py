@@ -1,54 +1,52 @@
 """Does the mouth follow the sound, only the sound, and does it look real? Measured on frames never trained on.
 
 Renders pieces of the held-out part (all of the footage, if the checkpoint was trained on another clip), pastes them
-into the source frames, finds the landmarks again, prints a table and writes, beside the checkpoint, report.json (the
-table) and report.png (mouths and curves). Its rows:
+into the source frames and finds the landmarks again. Writes report.json and report.png beside the checkpoint.
 
-  follows     correlation over time of the mouth's opening and width with the real mouth that made the sound, mean over
-              the pieces. Own sound: picture and sound of one piece, as trained. Swapped: picture of one piece, sound
-              of another - what users do. lag: frames by which the mouth is late (+) or early (-)
-    real mouth pasted, frozen mouth, mean mouth
-              the same for the driving piece's real lower face (the most that can be reached), for one frame with the
-              mouth closed, and for the mean of the part trained on (what a network that does not listen reaches)
+  follows     correlation over time of the mouth's opening and width with the real mouth that made the sound. Own sound:
+              picture and sound of one piece, as trained. Swapped: picture of one, sound of another - what users do.
+              lag: frames by which the mouth is late (+) or early (-); error: standard error of the mean over the pieces
+    ...       the same for the driving piece's real lower face (the most that can be reached), for one closed mouth, and
+              for the mean of the part trained on (what a network that does not listen reaches)
   leak        correlation of the swapped mouth with the one that the picture's own frames had, of which the sound knows
-              nothing. chance: with mouths neither seen nor heard; not 0, for all speech begins and ends alike
-  leak, partial
-              what is left of it once the driving mouth, and the mean curve of all other pieces, are taken out of both:
-              0 is expected if nothing leaks. chance: the same with mouths neither seen nor heard
+              nothing. chance: with mouths neither seen nor heard; not 0, for all speech begins and ends alike.
+              partial: once the driving mouth and the mean curve of all other pieces are taken out; 0 if nothing leaks
   landmarks   distance of the 40 lip points from the real ones, own sound: px of the 168 px face, and eye distances
   picture     PSNR in dB and SSIM (Wang et al. 2004) of the generated lower face, own sound, before it is pasted, in the
               mouth's box: 1st to 99th percentile of the lip points of the part trained on, and 6 px more
   texture     generated over real, own sound, so 1 is right. sharpness: variance of the Laplacian in that box; jitter:
               second difference of opening; seam: gradient of luma across the border of what is pasted
-  silence     mean opening on digital silence, and on the noise of a quiet room, of which flutter is the standard
-              deviation; 0 and 1 are the person's 10th and 90th percentile of opening
+  silence     mean opening on digital silence, and on the noise of a quiet room; flutter: its standard deviation there.
+              0 and 1 are the person's 10th and 90th percentile of opening
   closures    share of p, b and m at which the lips close; ratio: generated over real; any: generated at any moment.
               Needs the optional phoneme recogniser: pip install hama
-  voice       of --voices, first 20 s. movement: standard deviation of opening over the person's own; pauses: mean
-              opening in them, as for silence
-
-error is the standard error of the mean over the pairs, the larger of the two.
+  voice       first 20 s of each of --voices. movement: standard deviation of opening over the person's own; pauses:
+              mean opening in them, as for silence
 
 Run: python -m utils.evaluate [--data data] [--checkpoint checkpoints/best.pth] [--device auto|cpu|cuda|cuda:N]
                               [--against VIDEO] [--voices FILE ...]
      --against: another real video of the person; its sound drives, its mouth is the truth
-     --voices: speech of other people
 """
 
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
-from utils import audio, checkpoint, console, contract, device, face, figures, media, report
+from utils import audio, checkpoint, console, contract, device, figures, media, report
 from utils.console import UserError
 from utils.dataset import Footage, noise_floor, split, thin
 from utils.stage import LEAST_PIECE, Take, perform, pieces, speeches, video_speech
 
+FOLLOWS = {"swapped": "follows, swapped sound", "own": "follows, own sound", "real": "  real mouth pasted",
+           "frozen": "  frozen mouth", "mean": "  mean mouth"}
 MOST_PAIRS = 24       # swapped pairs that are rendered
 MOST_OTHERS = 60      # other pieces whose real mouths tell what chance is
 ROOM = -7.5           # log level of a quiet room's noise floor, as in the pauses of recorded speech
+EYES = (contract.TEMPLATE[263][0] - contract.TEMPLATE[33][0]) * contract.FACE_SIZE  # px between them in aligned faces
 VOICE = 20 * contract.FPS  # frames of each of --voices that are rendered
 
 
@@ -86,62 +84,53 @@ def voice_takes(path, seen):
 
 
 # -- what is made of it --------------------------------------------------------------------------------
-def correlation(values):
-    """Return {opening, width, error} of [[opening, width], ...]: their means and the larger standard error."""
+def correlations(comparisons, given=lambda take, real: ()):
+    """Return the row of comparisons [(take, real Speech), ...]; given: takes both, returns that of figures.alike."""
+    by_piece = defaultdict(list)
+    for take, real in comparisons:
+        by_piece[real].append(figures.alike(take.shape, real.shape, given(take, real)))
+    values = [np.mean(some, axis=0) for some in by_piece.values()]
     opening, width = np.mean(values, axis=0).tolist()
     error = np.std(values, axis=0).max() / np.sqrt(max(1, len(values) - 1))
     return {"opening": opening, "width": width, "error": float(error)}
 
 
-def partial_leak(take, mouth, rest):
-    """Return figures.alike of a take and another mouth, given what it heard and the mean curve of mouths `rest`."""
-    n = take.count
-    usual = [other[:n] for other in rest if len(other) >= n] or [np.zeros((n, 2))]
-    return figures.alike(take.shape, mouth, (take.heard.shape, np.mean(usual, axis=0)))
+def sync_rows(every, takes):
+    """Return the rows about following and leaking of {kind: takes}. every: the Speech of all of the footage."""
+    def others(*known):
+        return [piece for piece in every if all(piece.apart(one) for one in known)]
 
+    def usual(take, real):  # mouths that explain a likeness without a leak
+        rest = [piece.shape[:take.count] for piece in others(take.seen, take.heard, real)]
+        rest = [shape for shape in rest if len(shape) == take.count] or [np.zeros((take.count, 2))]
+        return take.heard.shape, np.mean(rest, axis=0)
 
-def sync_rows(footage, takes):
-    """Return the rows about following and leaking of {kind: takes}."""
-    rows, swapped = {}, takes["swapped"]
-    for kind, name in (("swapped", "follows, swapped sound"), ("own", "follows, own sound"),
-                       ("real", "  real mouth pasted"), ("frozen", "  frozen mouth"), ("mean", "  mean mouth")):
+    rows = {}
+    for kind, name in FOLLOWS.items():
         if takes[kind]:
-            rows[name] = correlation([figures.alike(take.shape, take.heard.shape) for take in takes[kind]])
-    for kind in ("swapped", "own"):
-        rows[f"follows, {kind} sound"]["lag"] = figures.lag([(take.shape[:, 0], take.heard.shape[:, 0])
-                                                             for take in takes[kind]])
-    spans = thin(np.array(pieces(np.arange(footage.frames), footage.track["cuts"])), MOST_OTHERS)
-    rest = [[footage.track["shape"][first:last] for first, last in spans
-             if all(last <= known.first or first >= known.first + len(known.shape) for known in (take.seen, take.heard))]
-            for take in swapped]  # the real mouths that a take neither shows nor hears
-    rows["leak"] = correlation([figures.alike(take.shape, take.seen.shape) for take in swapped])
-    rows["leak, partial"] = correlation([partial_leak(take, take.seen.shape, others)
-                                         for take, others in zip(swapped, rest, strict=True)])
-    known = [(take, others) for take, others in zip(swapped, rest, strict=True) if others]
-    if known:
-        rows["  chance"] = correlation([np.mean([figures.alike(take.shape, mouth) for mouth in others], axis=0)
-                                        for take, others in known])
-        rows["  chance, partial"] = correlation([
-            np.mean([partial_leak(take, mouth, others[:k] + others[k + 1:]) for k, mouth in enumerate(others)], axis=0)
-            for take, others in known])
+            rows[name] = correlations([(take, take.heard) for take in takes[kind]])
+        if kind in ("swapped", "own"):
+            rows[name]["lag"] = figures.lag([(take.shape[:, 0], take.heard.shape[:, 0]) for take in takes[kind]])
+    old = [(take, take.seen) for take in takes["swapped"]]
+    chance = [(take, piece) for take in takes["swapped"] for piece in others(take.seen, take.heard)]
+    for name, pairs in (("leak", old), ("  chance", chance)):
+        if pairs:
+            rows.update({name: correlations(pairs), f"{name}, partial": correlations(pairs, usual)})
     return rows
 
 
 def look_rows(footage, trained, own):
     """Return the rows about what is seen, of takes of kind "own"."""
-    track, (rows, columns) = footage.track, figures.mouth_box(footage.track["lips"][trained])
-    frames = np.concatenate([take.frames for take in own])
+    rows, columns = figures.mouth_box(footage.track["lips"][trained])
     pairs = [(made[rows, columns], footage.lower[i, rows, columns])
              for take in own for made, i in zip(take.pictures, take.frames, strict=True)]
-    off = np.linalg.norm(np.concatenate([take.lips for take in own]) - track["lips"][frames], axis=-1).mean(axis=-1)
-    eyes = face.to_face(track["landmarks"][frames][:, face.EYES, :2], track["transform"][frames])
+    off = np.mean([np.linalg.norm(take.lips - footage.track["lips"][take.frames], axis=-1).mean() for take in own])
     made, real = np.mean([list(map(figures.sharpness, pair)) for pair in pairs], axis=0)
-    found = {"landmarks": {"px": off, "eyes": off / np.linalg.norm(eyes[:, 0] - eyes[:, 1], axis=-1)},
-             "picture": {"psnr": [figures.psnr(*pair) for pair in pairs],
-                         "ssim": [figures.ssim(*pair) for pair in pairs]},
+    found = {"landmarks": {"px": off, "eyes": off / EYES},
+             "picture": {"psnr": [cv2.PSNR(*pair) for pair in pairs], "ssim": [figures.ssim(*pair) for pair in pairs]},
              "texture": {"sharpness": made / max(1e-9, real),
                          "jitter": [figures.jitter(take.shape[:, 0], take.seen.shape[:, 0]) for take in own],
-                         "seam": [value for take in own for value in take.seams]}}
+                         "seam": [np.mean(take.seams) for take in own]}}
     return {name: {key: float(np.mean(value)) for key, value in row.items()} for name, row in found.items()}
 
 
@@ -149,7 +138,7 @@ def sound_rows(footage, takes, voices):
     """Return the rows about silence, noise, closures and voices. voices: {kind: its log-mel}."""
     low, high = np.quantile(footage.opening, (0.1, 0.9))
     opening = {kind: (np.concatenate([take.shape[:, 0] for take in some]) - low) / (high - low)
-               for kind, some in takes.items()}
+               for kind, some in takes.items() if some}
     rows = {"silence": {"digital": float(opening["silence"].mean())}}
     if "noise" in opening:
         rows["silence"].update(noise=float(opening["noise"].mean()), flutter=float(opening["noise"].std()))
@@ -182,29 +171,30 @@ def closures(takes, low, high):
 
 def sentence(rows):
     """Return what the figures mean, in one sentence."""
-    swapped, leaks, sharp = rows["follows, swapped sound"], rows["leak, partial"], rows["texture"]["sharpness"]
+    swapped, leak, sharp = rows["follows, swapped sound"], rows["leak, partial"], rows["texture"]["sharpness"]
     follows = ("follows" if swapped["opening"] >= 0.8 else "follows somewhat" if swapped["opening"] >= 0.6 else
                "does not yet follow")
-    lag = f", {abs(swapped['lag'])} frames {'late' if swapped['lag'] > 0 else 'early'}" if swapped["lag"] else ""
+    timing = f", {abs(swapped['lag'])} frames {'late' if swapped['lag'] > 0 else 'early'}" if swapped["lag"] else ""
     chance = rows.get("  chance, partial", {"opening": 0, "width": 0})
-    shown = any(leaks[key] > max(0, chance[key]) + 0.1 for key in ("opening", "width"))
+    shows = any(leak[key] > max(0, chance[key]) + 0.1 for key in ("opening", "width"))
     looks = "softer than" if sharp < 0.75 else "grainier than" if sharp > 1.25 else "as sharp as"
     rest = "closes" if rows["silence"]["digital"] < 0.15 else "stays open"
-    return (f"The mouth {follows} the sound{lag}; the old mouth {'shows' if shown else 'does not show'} through; it is "
-            f"{looks} the real one and {rest} in silence.")
+    return (f"The mouth {follows} the sound{timing}; the old mouth {'shows' if shows else 'does not show'} through; it "
+            f"is {looks} the real one and {rest} in silence.")
 
 
 # ------------------------------------------------------------------------------------------------------
 def evaluate(footage, model, trained_on, where, against=None, voices=(), quick=False):
     """Return ({row: {figure: value} or None}, {kind: takes}) for a model in eval mode on the device `where`.
 
-    trained_on: the id of the data that it was trained on. quick: four pairs, without controls. UserError if there are
-    no two pieces to swap.
+    trained_on: id of the data it was trained on. quick: four pairs, no controls. UserError without pieces to swap.
     """
-    same, clip = trained_on == footage.meta["id"], contract.source_path(footage.meta, footage.data)
-    trained, held = split(footage.frames) if same else [np.arange(footage.frames)] * 2
-    seen = speeches(pieces(held, footage.track["cuts"]), footage.windows, footage.track["shape"],
-                    media.read_sound(clip, contract.SAMPLE_RATE, video_start=True)[:, 0])
+    clip, cuts = contract.source_path(footage.meta, footage.data), footage.track["cuts"]
+    every, shape = np.arange(footage.frames), footage.track["shape"]
+    trained, held = split(footage.frames) if trained_on == footage.meta["id"] else (every, every)
+    sound = media.read_sound(clip, contract.SAMPLE_RATE, video_start=True)[:, 0]
+    seen = speeches(pieces(held, cuts), footage.windows, shape, sound)
+    others = speeches(thin(np.array(pieces(every, cuts)), MOST_OTHERS), footage.windows, shape, sound)
     heard = video_speech(against) if against else seen
     pairs = [(p, s) for p in seen for s in heard if p is not s]
     if not pairs:
@@ -219,7 +209,7 @@ def evaluate(footage, model, trained_on, where, against=None, voices=(), quick=F
         spoken, mel = voice_takes(path, seen)
         takes, mels[spoken[0].kind] = takes + spoken, mel
     takes = perform(footage, model, where, references, takes)
-    return {**sync_rows(footage, takes), **look_rows(footage, trained, takes["own"]),
+    return {**sync_rows(others, takes), **look_rows(footage, trained, takes["own"]),
             **sound_rows(footage, takes, mels)}, takes
 
 
@@ -229,10 +219,10 @@ def brief(footage, model, where):
         rows, _ = evaluate(footage, model, footage.meta["id"], where, quick=True)
     except UserError as error:
         return f"not measured: {error}"
-    swapped, own, leak = (rows[name]["opening"] for name in
-                          ("follows, swapped sound", "follows, own sound", "leak, partial"))
-    return (f"mouth opening follows {swapped:.2f} with swapped sound, {own:.2f} with its own; partial leak {leak:.2f}; "
-            f"sharpness {rows['texture']['sharpness']:.2f}; open on silence {rows['silence']['digital']:.2f}")
+    opening = [rows[name]["opening"] for name in ("follows, swapped sound", "follows, own sound", "leak, partial")]
+    return ("mouth opening follows {:.2f} with swapped sound, {:.2f} with its own; partial leak {:.2f}; "
+            "sharpness {:.2f}; open on silence {:.2f}").format(
+                *opening, rows["texture"]["sharpness"], rows["silence"]["digital"])
 
 
 def main():

@@ -64,24 +64,15 @@ def mouth_box(lips, margin=6):
     return slice(top, bottom), slice(left, right)
 
 
-def psnr(a, b):
-    """Return the peak signal-to-noise ratio of two pictures in dB, 99 if they are the same."""
-    return float(min(99.0, 20 * np.log10(255 / max(1e-9, np.sqrt(np.mean((a.astype(np.float64) - b) ** 2))))))
-
-
 def ssim(a, b):
     """Return the structural similarity of two pictures, at most 1, the mean of their colours.
 
     Wang et al. 2004: Gaussian window of 11 x 11, sigma 1.5, only where it lies inside the picture.
     """
-    def local(x):
-        return cv2.GaussianBlur(x, (11, 11), 1.5)[5:-5, 5:-5]
-
     a, b = a.astype(np.float64), b.astype(np.float64)
-    mean_a, mean_b, c1, c2 = local(a), local(b), (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    variances = local(a * a) + local(b * b) - mean_a ** 2 - mean_b ** 2
-    structure = (2 * (local(a * b) - mean_a * mean_b) + c2) / (variances + c2)
-    return float(np.mean((2 * mean_a * mean_b + c1) / (mean_a ** 2 + mean_b ** 2 + c1) * structure))
+    mean_a, mean_b, aa, bb, ab = (cv2.GaussianBlur(x, (11, 11), 1.5)[5:-5, 5:-5] for x in (a, b, a * a, b * b, a * b))
+    squares, product, c1, c2 = mean_a ** 2 + mean_b ** 2, mean_a * mean_b, (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    return float(np.mean((2 * product + c1) / (squares + c1) * (2 * (ab - product) + c2) / (aa + bb - squares + c2)))
 
 
 def sharpness(picture):

@@ -20,29 +20,29 @@ SEAM_STEP = 5         # frames from one whose seam is measured to the next
 
 @dataclass(eq=False)
 class Speech:
-    """A piece of real speech: how to hear its moments t (mel windows), the real mouth (T, 2), its 16 kHz samples."""
-    first: int        # its first frame in its video
+    """A piece of real speech: its first frame, how to hear its moments t (mel windows), its mouth (T, 2), its sound."""
+    first: int
     hear: callable
     shape: np.ndarray
     sound: np.ndarray
 
+    def apart(self, other):
+        """True if they share no frame number."""
+        return self.first + len(self.shape) <= other.first or other.first + len(other.shape) <= self.first
+
 
 @dataclass(eq=False)
 class Take:
-    """One rendering. `perform` fills in frames (T,), shape (T, 2), lips (T, 40, 2) in face pixels, pictures, seams.
+    """One rendering. source: takes moments t and returns mel windows for the network, or lower faces to paste as is.
 
-    source: takes moments t and returns mel windows for the network to speak, or lower faces to paste as they are.
+    `perform` fills in frames (T,), pictures (kind "own" only), shape (T, 2), lips (T, 40, 2) in face pixels, seams.
     """
     kind: str
     seen: Speech
     heard: Speech | None
     source: object
-    count: int        # frames
-    frames: np.ndarray = None
-    shape: np.ndarray = None
-    lips: np.ndarray = None
-    pictures: list = None   # this and the next of kind "own" only
-    seams: list = None
+    count: int  # frames
+    frames = pictures = shape = lips = seams = None
 
 
 def pieces(frames, cuts):
@@ -93,36 +93,20 @@ class Stage:
         self.box = slice(top, bottom), slice(left, right)
         self.half = slice(top // 2, bottom // 2), slice(left // 2, right // 2)
 
-    def measure(self, pictures):
-        """Paste lower faces; return the shape (T, 2) and lips (T, 40, 2), face pixels, that are then found."""
-        track = face.track(self.show(pictures))
-        if not track["valid"].any():
-            raise UserError(f"no face is found in the generated frames from {self.order[0]} on; train longer: "
-                            "python train.py --resume")
-        lips = track["landmarks"][:, face.LIPS, :2] + self.corner
-        return track["shape"], face.to_face(lips, self.transform[:len(lips)])
-
-    def pasted(self, k, lower):
-        """Return the planes of frame k with the lower face pasted."""
-        planes = [plane.copy() for plane in self.frames[k][0]]
-        self.paste(planes, self.frames[k][1], self.order[k], lower)
-        return planes
-
-    def show(self, pictures):
-        """Yield the RGB surroundings of the face with each lower face pasted."""
-        for k, lower in enumerate(pictures):
-            planes = self.pasted(k, lower)
+    def show(self, pictures, seams):
+        """Yield the RGB surroundings of the face with each lower face pasted; append figures.seam of some."""
+        for k, ((real, colours), lower) in enumerate(zip(self.frames, pictures, strict=False)):
+            planes = [plane.copy() for plane in real]
+            self.paste(planes, colours, self.order[k], lower)
             y, u, v = planes[0][self.box], planes[1][self.half], planes[2][self.half]
+            if k % SEAM_STEP == 0:
+                here = self.transform[k].astype(np.float64)
+                here[:, 2] += here[:, :2] @ self.corner - (0, contract.LOWER_TOP)  # box pixels -> lower pixels
+                mask = cv2.warpAffine(self.paste.mask(self.order[k]), here, y.shape[::-1],
+                                      flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+                seams.append(figures.seam(y, real[0][self.box], mask))
             u, v = (cv2.resize(c, y.shape[::-1], interpolation=cv2.INTER_LINEAR) for c in (u, v))
-            yield media.to_uint8(media.yuv_to_rgb(y, u, v, self.frames[k][1]))
-
-    def seam(self, k, lower):
-        """Return figures.seam of frame k with the lower face pasted."""
-        real, here = self.frames[k][0][0][self.box], self.transform[k].astype(np.float64)
-        here[:, 2] += here[:, :2] @ self.corner - (0, contract.LOWER_TOP)  # box pixels -> lower pixels
-        mask = cv2.warpAffine(self.paste.mask(self.order[k]), here, real.shape[::-1],
-                              flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        return figures.seam(self.pasted(k, lower)[0][self.box], real, mask)
+            yield media.to_uint8(media.yuv_to_rgb(y, u, v, colours))
 
 
 def perform(footage, model, where, references, takes):
@@ -138,10 +122,13 @@ def perform(footage, model, where, references, takes):
                 take.frames, pictures = stage.order[:take.count], take.source
                 if callable(take.source):
                     pictures = list(lowers(model, footage, references, take.frames, take.source, where))
-                take.shape, take.lips = stage.measure(pictures)
-                if take.kind == "own":
-                    take.pictures = pictures
-                    take.seams = [stage.seam(k, pictures[k]) for k in range(0, take.count, SEAM_STEP)]
+                take.pictures, take.seams = pictures if take.kind == "own" else None, []
+                track = face.track(stage.show(pictures, take.seams))
+                if not track["valid"].any():
+                    raise UserError(f"no face is found in the generated frames from {seen.first} on; train longer: "
+                                    "python train.py --resume")
+                lips = track["landmarks"][:, face.LIPS, :2] + stage.corner
+                take.shape, take.lips = track["shape"], face.to_face(lips, stage.transform[:take.count])
                 done[take.kind].append(take)
                 bar.update()
     return done
