@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from utils import contract, face, media, sample
+from utils.dataset import Footage
+from utils.evaluate import brief
 from utils.figures import correlate, lag
 
 ROOT = Path(__file__).parent.parent
@@ -108,6 +110,7 @@ def test_evaluate_prints_its_table(tiny_data, trained, tiny_clip, tiny_speech):
     assert all(f"\n{name} " in table for name in rows) and table.splitlines()[-1].startswith("The mouth ")
     assert media.read_png(trained.parent / "report.png").shape[0] > 500
     assert not list(trained.parent.glob("*.tmp"))
+    assert "no two held-out pieces" in brief(Footage(tiny_data), None, None), "6 s are too short to swap"
 
 
 @pytest.mark.slow

@@ -46,14 +46,14 @@ def swapped(rng, leaking, onset, count=40):
 @pytest.mark.parametrize(("leaking", "low", "high"), [(0, -0.1, 0.1), (0.6, 0.5, 1)])
 def test_partial_leak_sees_the_old_mouth_but_not_what_all_speech_has_in_common(leaking, low, high):
     rng = np.random.default_rng(5)
-    onset = 3 * np.sin(np.linspace(0, np.pi, 75))[:, None] * np.ones(2)
+    onset = 1.2 * np.sin(np.linspace(0, np.pi, 75))[:, None] * np.ones(2)
     found = []
     for every, take in [swapped(rng, leaking, onset) for _ in range(40)]:
         rows = evaluate.sync_rows(every, {"swapped": [take], "own": [take], "real": [], "frozen": [], "mean": []})
         found.append([[rows[name][key] for key in ("opening", "width")]
                       for name in ("leak", "leak, partial", "  chance", "  chance, partial")])
     leak, partial, chance, partial_chance = np.mean(found, axis=0)
-    assert (leak > 0.5).all() and (chance > 0.5).all(), "the plain figure cannot tell the two apart"
+    assert (leak > 0.3).all() and (chance > 0.3).all(), "the plain figure cannot tell the two apart"
     assert (partial > low).all() and (partial < high).all(), partial
     assert (np.abs(partial_chance) < 0.05).all(), partial_chance
 
@@ -112,4 +112,4 @@ def test_closures_of_a_mouth_that_follows_and_of_one_that_stays_open(tmp_path):
     take = stage.Take("own", speech, speech, None, frames)
     take.shape = np.full((frames, 2), 0.5)
     row = evaluate.closures([take], 0.0, 1.0)
-    assert row is None or (row["real"] == 1 and row["generated"] == row["ratio"] == row["any"] == 0 and row["sounds"])
+    assert row["sounds"] and row["real"] == 1 and row["generated"] == row["ratio"] == row["any"] == 0

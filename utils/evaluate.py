@@ -10,7 +10,7 @@ into the source frames and finds the landmarks again. Writes report.json and rep
               for the mean of the part trained on (what a network that does not listen reaches)
   leak        correlation of the swapped mouth with the one that the picture's own frames had, of which the sound knows
               nothing. chance: with mouths neither seen nor heard; not 0, for all speech begins and ends alike.
-              partial: once the driving mouth and the mean curve of all other pieces are taken out; 0 if nothing leaks
+              partial: once the driving mouth and the mean curve of other pieces are taken out of both: 0 is expected
   landmarks   distance of the 40 lip points from the real ones, own sound: px of the 168 px face, and eye distances
   picture     PSNR in dB and SSIM (Wang et al. 2004) of the generated lower face, own sound, before it is pasted, in the
               mouth's box: 1st to 99th percentile of the lip points of the part trained on, and 6 px more
@@ -35,6 +35,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter1d
 
 from utils import audio, checkpoint, console, contract, device, figures, media, report
 from utils.console import UserError
@@ -44,6 +45,7 @@ from utils.stage import LEAST_PIECE, Take, perform, pieces, speeches, video_spee
 FOLLOWS = {"swapped": "follows, swapped sound", "own": "follows, own sound", "real": "  real mouth pasted",
            "frozen": "  frozen mouth", "mean": "  mean mouth"}
 MOST_PAIRS = 24       # swapped pairs that are rendered
+EVEN = 4              # frames, sigma by which the mean curve of the other pieces is smoothed: they may be few
 MOST_OTHERS = 60      # other pieces whose real mouths tell what chance is
 ROOM = -7.5           # log level of a quiet room's noise floor, as in the pauses of recorded speech
 EYES = (contract.TEMPLATE[263][0] - contract.TEMPLATE[33][0]) * contract.FACE_SIZE  # px between them in aligned faces
@@ -103,7 +105,7 @@ def sync_rows(every, takes):
     def usual(take, real):  # mouths that explain a likeness without a leak
         rest = [piece.shape[:take.count] for piece in others(take.seen, take.heard, real)]
         rest = [shape for shape in rest if len(shape) == take.count] or [np.zeros((take.count, 2))]
-        return take.heard.shape, np.mean(rest, axis=0)
+        return take.heard.shape, gaussian_filter1d(np.mean(rest, axis=0), EVEN, axis=0)
 
     rows = {}
     for kind, name in FOLLOWS.items():
@@ -151,7 +153,7 @@ def sound_rows(footage, takes, voices):
 
 
 def closures(takes, low, high):
-    """Return the row about lips closing at p, b and m; None without the phoneme recogniser or such sounds."""
+    """Return the row about lips closing at p, b and m, or None without the phoneme recogniser."""
     try:
         import hama
     except ImportError:
@@ -164,7 +166,7 @@ def closures(takes, low, high):
         made, real = (figures.closes(shape[:take.count, 0], low, high) for shape in (take.shape, take.heard.shape))
         shares += [(made[t], real[t], made.mean()) for t in heard[take.heard] if t < take.count]
     if not shares:
-        return None
+        return {"sounds": 0}
     made, real, at_any = np.mean(shares, axis=0).tolist()
     return {"ratio": made / max(real, 1e-9), "generated": made, "real": real, "any": at_any, "sounds": len(shares)}
 
