@@ -79,7 +79,7 @@ def voice_takes(path, seen):
         raise UserError(f"--voices {path} has no sound; name files with speech")
     mel, takes, first = audio.log_mel(sound[:, 0], min(VOICE, audio.frames_of(sound))), [], 0
     while count := min(len(seen[len(takes) % len(seen)].shape), len(mel) // contract.ROWS_PER_FRAME - first):
-        takes.append(Take(f"voice {Path(path).name}", seen[len(takes) % len(seen)], None,
+        takes.append(Take(f"voice {path}", seen[len(takes) % len(seen)], None,
                           lambda t, first=first: audio.windows(mel, first + t), count))
         first += count
     return takes, mel
@@ -178,7 +178,7 @@ def sentence(rows):
                "does not yet follow")
     timing = f", {abs(swapped['lag'])} frames {'late' if swapped['lag'] > 0 else 'early'}" if swapped["lag"] else ""
     chance = rows.get("  chance, partial", {"opening": 0, "width": 0})
-    shows = any(leak[key] > max(0, chance[key]) + 0.1 for key in ("opening", "width"))
+    shows = any(leak[key] > max(0, chance[key]) + max(0.1, 2 * leak["error"]) for key in ("opening", "width"))
     looks = "softer than" if sharp < 0.75 else "grainier than" if sharp > 1.25 else "as sharp as"
     rest = "closes" if rows["silence"]["digital"] < 0.15 else "stays open"
     return (f"The mouth {follows} the sound{timing}; the old mouth {'shows' if shows else 'does not show'} through; it "
@@ -195,7 +195,7 @@ def evaluate(footage, model, trained_on, where, against=None, voices=(), quick=F
     every, shape = np.arange(footage.frames), footage.track["shape"]
     trained, held = split(footage.frames) if trained_on == footage.meta["id"] else (every, every)
     sound = media.read_sound(clip, contract.SAMPLE_RATE, video_start=True)[:, 0]
-    seen = speeches(pieces(held, cuts), footage.windows, shape, sound)
+    seen = speeches(pieces(held, cuts), footage.windows, shape, audio.fit(sound, footage.frames))
     others = speeches(thin(np.array(pieces(every, cuts)), MOST_OTHERS), footage.windows, shape, sound)
     heard = video_speech(against) if against else seen
     pairs = [(p, s) for p in seen for s in heard if p is not s]
@@ -207,7 +207,7 @@ def evaluate(footage, model, trained_on, where, against=None, voices=(), quick=F
     references, mels = footage.references(), {}
     takes = [take for take in plan(footage, references, trained, [pairs[k] for k in order])
              if (take.kind in ("swapped", "own", "silence") or not quick) and (take.kind != "real" or not against)]
-    for path in voices:
+    for path in dict.fromkeys(voices):
         spoken, mel = voice_takes(path, seen)
         takes, mels[spoken[0].kind] = takes + spoken, mel
     takes = perform(footage, model, where, references, takes)

@@ -75,7 +75,7 @@ def video_speech(path):
     mel = audio.log_mel(sound[:, 0], count)
     rows = face.shot_bounds(track["cuts"], count) * contract.ROWS_PER_FRAME
     return speeches(pieces(np.arange(count), track["cuts"]), lambda i: audio.windows(mel, i, *rows[i].T),
-                    track["shape"], sound[:, 0])
+                    track["shape"], audio.fit(sound[:, 0], count))
 
 
 class Stage:
