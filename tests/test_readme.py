@@ -24,6 +24,8 @@ RUN_BY = {
     "python reapply_faces.py": "test_chain.test_first_run_of_a_newcomer",
     "python -m utils.evaluate": ".ci/run",
     "python -m utils.evaluate --against ANOTHER_VIDEO": "test_chain.test_evaluate_prints_its_table",
+    "python -m utils.evaluate --voices AUDIO": "the same",
+    "pip install hama": "tests/requirements.txt, .ci/run",
     "python -m pytest -m slow": ".ci/run",
     "bash .ci/run": "itself",
     "pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu": "not run: needs the internet",
