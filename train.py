@@ -2,7 +2,7 @@
 
 Reads   data/                     from preprocess.py
 Writes  checkpoints/best.pth      the network that draws the held-out part best
-        checkpoints/last.pth      the newest, after every epoch: what --resume goes on from
+        checkpoints/last.pth      the newest, after every epoch, with all that --resume needs
         checkpoints/preview.png   held-out frames: references, generated, real, and generated on silence
         checkpoints/loss.png, log.csv
 
@@ -16,8 +16,6 @@ Next    python inference.py
 """
 
 import copy
-import csv
-import io
 import math
 import os
 import shlex
@@ -25,7 +23,6 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -34,11 +31,10 @@ from models.discriminator import Discriminator
 from models.losses import (adversarial_loss, discriminator_loss, feature_loss, gradient_loss, landmark_loss,
                            picture_loss)
 from models.unet import LipUNet
-from utils import checkpoint, console, device, media
+from utils import checkpoint, console, device, evaluate, report
 from utils.console import UserError, say
-from utils.contract import CONTRACT, MEL_FLOOR, train_command, write_whole
+from utils.contract import CONTRACT, train_command
 from utils.dataset import Footage, LipDataset, thin
-from utils.generate import lowers
 
 # ------------------------------------------------------------------------------------------------------
 EPOCHS = 30             # a 2-minute clip: about half an hour on 2 CPU cores with bfloat16
@@ -62,7 +58,6 @@ CLIP_NORM = 1.0         # longest gradient of a step
 TOLERANCE = 0.01        # best.pth is the newest network whose held-out figure is within this share of the lowest:
                         # at the same figure a later one is sharper and follows the sound better
 VALIDATE_MOST = 300     # held-out frames looked at each epoch, evenly spread
-PREVIEW_ROWS = 5        # held-out frames in preview.png
 SEED = 1                # of weights, data order and sound changes; each epoch draws from (SEED, epoch)
 # ------------------------------------------------------------------------------------------------------
 START = time.monotonic()
@@ -112,11 +107,12 @@ class Learner:
 
     def step(self, batch, sounds, number, rate):
         """Learn from a batch and from more sounds. Returns (picture loss, norm of the gradient), floats."""
-        (inputs, lower, lips), (sounds, sound_lips) = batch, sounds
+        (inputs, lower, lips, points), (sounds, sound_lips) = batch, sounds
         real = scaled(lower)
         with device.autocast(self.where):
             heard = self.model.hear(torch.cat([inputs["mel"], sounds]))  # in one go: what else is heard is cheap
-            generated, _ = self.model.draw(inputs["reference"], heard[:len(lower)], inputs["pose"])
+            generated = self.model.draw(inputs["reference"], inputs["points"], points, heard[:len(lower)],
+                                        inputs["pose"])  # with the lips where they are, not where they sound
             picture = (picture_loss(generated, real, self.weight)
                        + GRADIENT_WEIGHT * gradient_loss(generated, real, self.weight))
             taught = landmark_loss(self.model.landmarks(heard).float(), torch.cat([lips, sound_lips]))
@@ -201,7 +197,7 @@ def validate(model, dataset, weight, args, where):
     model.eval()
     total = 0.0
     for batch in dataset.batches(args.batch_size):
-        inputs, lower, _ = to(where, batch)
+        inputs, lower, _, _ = to(where, batch)
         with device.autocast(where):
             generated, _ = model(**inputs)
         total += picture_loss(generated, scaled(lower), weight).item() * len(lower)
@@ -238,49 +234,6 @@ def where_the_mouth_is(dataset):
     return *maps, tuple(crop)
 
 
-# -- what is written -----------------------------------------------------------------------------------
-def write_preview(path, model, dataset, where):
-    """Write rows of held-out frames: closed and open reference, generated, real, generated on silence."""
-    model.eval()
-    by_opening = dataset.frames[np.argsort(dataset.footage.opening[dataset.frames])]  # from closed to open
-    frames = thin(by_opening, PREVIEW_ROWS)
-    own = dataset.footage.windows(frames)
-    pictures = [list(lowers(model, dataset.footage, dataset.fixed, frames, windows.__getitem__, where))
-                for windows in (own, np.full_like(own, np.log(MEL_FLOOR)))]
-    closed, opened = (dataset.footage.lower[dataset.fixed[frames, k]] for k in (0, 1))
-    columns = [closed, opened, pictures[0], dataset.footage.lower[frames], pictures[1]]
-    titles = ("closed reference", "open reference", "generated", "real", "on silence")
-    sheet = np.hstack([np.vstack(list(column)) for column in columns])
-    sheet = cv2.resize(sheet, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-    head = np.full((28, sheet.shape[1], 3), 255, np.uint8)
-    for k, title in enumerate(titles):
-        cv2.putText(head, title, (8 + k * sheet.shape[1] // 5, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1,
-                    cv2.LINE_AA)
-    write_whole(path, media.png(np.vstack([head, sheet])))
-
-
-def write_log(folder, history):
-    """Write log.csv and loss.png."""
-    text = io.StringIO()
-    rows = csv.DictWriter(text, history[0])
-    rows.writeheader()
-    rows.writerows(history)
-    write_whole(folder / "log.csv", text.getvalue().encode())
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    for key in ("train", "held_out"):
-        axes.plot([row["epoch"] for row in history], [row[key] for row in history], marker=".", label=key)
-    axes.set(xlabel="epoch", ylabel="train: loss; held_out: difference of the mouth", yscale="log")
-    axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100, bbox_inches="tight")
-    pyplot.close(figure)
-    write_whole(folder / "loss.png", picture.getvalue())
-
-
 # ------------------------------------------------------------------------------------------------------
 def begin(args, footage, dataset, where):
     """Return (learner, map of the mouth, state): new, or where checkpoints/last.pth stands with --resume.
@@ -299,8 +252,9 @@ def begin(args, footage, dataset, where):
     if not args.resume:
         model = LipUNet(lips=dataset.lips.shape[1])
         mean, std = dataset.mel_statistics()
-        model.mel_mean.copy_(mean)
-        model.mel_std.copy_(std)
+        for name, value in (("mel_mean", mean), ("mel_std", std), ("lip_fit", dataset.lip_fit),
+                            ("lip_scale", dataset.lip_scale)):
+            getattr(model, name).copy_(value)
         state = {"epoch": 0, "step": 0, "best": math.inf, "history": []}
         finished = (folder / "best.pth").exists()  # else it ended within its first epoch: nothing to keep
         kept = [name for name in ("best", "last") if finished and (folder / f"{name}.pth").exists()]
@@ -372,17 +326,21 @@ def main():
             state["best"] = min(held_out, state["best"])
             content = pack_up(learner, state, args, footage)
             if best:  # first, so that a run killed in between repeats the epoch and loses nothing
-                checkpoint.save(folder / "best.pth", content)
+                checkpoint.save(folder / "best.pth", {**content, "learner": {}})
             checkpoint.save(folder / "last.pth", content)
-            write_preview(folder / "preview.png", learner.averaged, held, where)
-            write_log(folder, state["history"])
-            say(report(state, schedule, args, time.monotonic() - begun, best))
+            report.preview(folder / "preview.png", learner.averaged, held, where)
+            report.log(folder, state["history"])
+            say(line(state, schedule, args, time.monotonic() - begun, best))
+
+    # 4. does its mouth follow the sound?
+    best, _ = checkpoint.load(folder / "best.pth")
+    say(evaluate.brief(footage, best.to(where, memory_format=torch.channels_last), where))
     say(f"lowest held-out figure {state['best']:.4f}; look at {folder}/preview.png; next: python inference.py"
         + console.option("data", args.data, "data")
         + console.option("checkpoint", folder / "best.pth", "checkpoints/best.pth"))
 
 
-def report(state, schedule, args, seconds, best):
+def line(state, schedule, args, seconds, best):
     """Return the line of an epoch."""
     row = state["history"][-1]
     left = (args.epochs - state["epoch"]) * seconds

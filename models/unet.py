@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+REACH = 0.024  # of the width: how far a lip point takes its surroundings along, 4 pixels of 168
+
 
 # -- parts -------------------------------------------------------------------------------------------
 class Block(nn.Module):
@@ -76,6 +78,8 @@ class LipUNet(nn.Module):
         self.references = references
         self.register_buffer("mel_mean", torch.zeros(mels))
         self.register_buffer("mel_std", torch.ones(mels))
+        self.register_buffer("lip_fit", torch.zeros(3, lips))
+        self.register_buffer("lip_scale", torch.ones(()))
         c1, c2, c3, c4 = channels
         self.audio = AudioBranch(mels, audio_width, dropout)
         self.landmarks = nn.Linear(audio_width, lips)
@@ -97,19 +101,32 @@ class LipUNet(nn.Module):
         """mel (B, T, mels) log-mel -> the sound's vector (B, audio_width)."""
         return self.audio((mel - self.mel_mean) / self.mel_std)
 
-    def forward(self, reference, mel, pose):
-        """reference (B, R, H, W, 3) uint8, mel (B, T, mels) float32 log-mel, pose (B, 2) float32.
+    def place(self, landmarks, pose):
+        """Normalised landmarks (B, lips), pose (B, 2) -> where the lips lie: (B, lips / 2, 2) pixels of the lower."""
+        # no matrix product, which autocast would round to half a pixel
+        usual = self.lip_fit[2] + (pose[:, :, None] * self.lip_fit[:2]).sum(dim=1)      # (B, lips)
+        return (usual + self.lip_scale * landmarks).unflatten(1, (-1, 2))
+
+    def forward(self, reference, points, mel, pose):
+        """reference (B, R, H, W, 3) uint8, points (B, R, L, 2) float32 pixels: the lips of each reference,
+        mel (B, T, mels) float32 log-mel, pose (B, 2) float32.
 
         Returns the generated lower (B, 3, H, W) float32, 0..1 up to overshoot, and the predicted normalised
         mouth landmarks (B, lips).
         """
-        return self.draw(reference, self.hear(mel), pose)
+        sound = self.hear(mel)                                              # (B, A)
+        landmarks = self.landmarks(sound).float()                           # (B, lips)
+        return self.draw(reference, points, self.place(landmarks, pose), sound, pose), landmarks
 
-    def draw(self, reference, sound, pose):
-        """The same with a sound's vector (B, audio_width) that hear() returned."""
+    def draw(self, reference, points, lips, sound, pose):
+        """Return the generated lower with its lips at `lips` (B, L, 2) pixels, and what the sound's vector (B, A)
+        says beyond that: teeth, tongue, cheeks.
+        """
         b, r, h, w, _ = reference.shape
         known = reference.permute(0, 1, 4, 2, 3).float() / 255              # (B, R, 3, H, W)
-        x = known.reshape(b, 3 * r, h, w)                                   # (B, 3R, H, W)
+        base = carry(lips, points, h, w)                                    # (B, R, 2, H, W)
+        moved = [warp(known[:, k], base[:, k]) for k in range(r)]           # R of (B, 3, H, W)
+        x = torch.cat(moved, dim=1)                                         # (B, 3R, H, W)
         x = F.pad(x, (0, w % 2, 0, h % 2), mode="replicate")
         x = x.contiguous(memory_format=torch.channels_last)
         x1 = self.enter(F.pixel_unshuffle(x - 0.5, 2))                      # (B, c1, H/2, W/2)
@@ -125,16 +142,35 @@ class LipUNet(nn.Module):
         y = self.up1(grow(self.grow1(y), x1) + x1)                          # (B, c1, H/2, W/2)
         painted = 0.5 + F.pixel_shuffle(self.paint(y), 2)[..., :h, :w].float()  # (B, 3, H, W)
         mix = F.pixel_shuffle(self.mix(y), 2)[..., :h, :w].float().softmax(dim=1)  # (B, R + 1, H, W)
-        flow = F.interpolate(self.flow(y).float(), scale_factor=2, mode="bilinear")[..., :h, :w]  # (B, 2R, H, W)
+        flow = F.interpolate(self.flow(y).float(), scale_factor=2, mode="bilinear")[..., :h, :w]
+        flow = base + flow.unflatten(1, (r, 2))                             # (B, R, 2, H, W)
         picture = painted * mix[:, -1:]
         for k in range(r):  # what was seen is moved, what was not is painted
-            picture = picture + warp(known[:, k], flow[:, 2 * k:2 * k + 2]) * mix[:, k:k + 1]
-        return picture, self.landmarks(sound).float()
+            picture = picture + warp(known[:, k], flow[:, k]) * mix[:, k:k + 1]
+        return picture
 
 
 def grow(x, like):
     """Enlarge x to the height and width of `like`, which need not be the double."""
     return F.interpolate(x, size=like.shape[2:], mode="nearest")
+
+
+def carry(lips, points, h, w):
+    """Return the flow (B, R, 2, h, w), as warp() takes it, that moves the lips of each reference to where they belong.
+
+    lips (B, L, 2): where they belong; points (B, R, L, 2): where they are; pixels. Between the points their moves are
+    averaged by distance, and far from them nothing moves (normalised Gaussian kernels, Nadaraya and Watson 1964).
+    """
+    rows, columns = -(-h // 4), -(-w // 4)                                              # a smooth field: few places do
+    y = (torch.arange(rows, device=lips.device) + 0.5) * h / rows - 0.5
+    x = (torch.arange(columns, device=lips.device) + 0.5) * w / columns - 0.5
+    place = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).reshape(1, -1, 2)  # (1, P, 2) as x, y
+    near = torch.exp(-0.5 * (torch.cdist(place, lips) / (REACH * w)).square())          # (B, P, L)
+    near = near / (near.sum(dim=2, keepdim=True) + 0.05)
+    step = (points - lips[:, None]) * (10 / w)                                          # (B, R, L, 2)
+    flow = (near[:, None] @ step).float().transpose(2, 3)                               # (B, R, 2, P)
+    flow = F.interpolate(flow.reshape(-1, 2, rows, columns), (h, w), mode="bilinear")
+    return flow.unflatten(0, step.shape[:2])                                            # (B, R, 2, h, w)
 
 
 def warp(picture, flow):

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.losses import gradient_loss, landmark_loss, picture_loss
-from models.unet import LipUNet, warp
+from models.discriminator import Discriminator
+from models.losses import adversarial_loss, discriminator_loss, feature_loss, gradient_loss, landmark_loss, picture_loss
+from models.unet import LipUNet, carry, warp
 
 
 def batch(size=2, height=84, width=168, seed=0):
     """Return a random input dict for LipUNet.forward."""
     rng = np.random.default_rng(seed)
     return {"reference": torch.from_numpy(rng.integers(0, 256, (size, 2, height, width, 3), dtype=np.uint8)),
+            "points": torch.from_numpy(rng.uniform(0, (width, height), (size, 2, 40, 2)).astype(np.float32)),
             "mel": torch.from_numpy(rng.normal(-6, 2, (size, 64, 80)).astype(np.float32)),
             "pose": torch.from_numpy(rng.normal(0, 0.05, (size, 2)).astype(np.float32))}
 
@@ -82,6 +84,29 @@ def test_warp_moves_by_the_flow_in_tenths_of_the_width():
     assert torch.allclose(warp(picture, flow)[..., :36, :], picture[..., 4:, :], atol=1e-4)
 
 
+def test_carry_brings_the_lips_where_they_belong_and_leaves_the_rest():
+    """A blob at the reference's lips lands on the wanted place, 5 px away; a blob at the chin stays."""
+    points = torch.tensor([[[[60.0, 30.0], [70.0, 30.0], [80.0, 30.0]]]])
+    lips = points[:, 0] + torch.tensor([3.0, -4.0])
+    picture = torch.zeros(1, 1, 84, 168)
+    picture[..., 29:32, 69:72] = 1
+    picture[..., 70:73, 100:103] = 1
+    moved = warp(picture, carry(lips, points, 84, 168)[:, 0])[0, 0]
+    y, x = np.unravel_index(moved[:50].argmax(), (50, 168))
+    assert abs(x - 73) <= 1 and abs(y - 26) <= 1
+    assert torch.allclose(moved[60:], picture[0, 0, 60:], atol=1e-3)
+
+
+def test_place_undoes_the_normalisation():
+    """Landmarks 0 lie where the head pose alone has them; the scale is in pixels."""
+    model = LipUNet()
+    model.lip_fit.copy_(torch.arange(240.0).reshape(3, 80))
+    model.lip_scale.fill_(2.0)
+    pose = torch.tensor([[0.5, -1.0]])
+    where = model.place(torch.ones(1, 80), pose)
+    assert torch.allclose(where.flatten(), 0.5 * model.lip_fit[0] - model.lip_fit[1] + model.lip_fit[2] + 2)
+
+
 def test_losses_are_zero_on_the_truth_and_weigh_the_mouth():
     """An error where the weight is large costs more; a blurred edge costs gradient loss."""
     real = torch.rand(1, 3, 84, 168)
@@ -98,3 +123,22 @@ def test_losses_are_zero_on_the_truth_and_weigh_the_mouth():
     edge[..., 84:] = 1
     blurred = torch.nn.functional.avg_pool2d(edge, 5, 1, 2)
     assert gradient_loss(blurred, edge, torch.ones(84, 168)) > 0
+
+
+def test_discriminator_learns_to_tell_blurred_from_sharp_and_its_features_say_how():
+    """A few steps of its loss set verdicts of noise above those of flat crops; equal crops have equal features."""
+    torch.manual_seed(0)
+    judge, rng = Discriminator(), torch.Generator().manual_seed(0)
+    sharp = torch.rand((4, 3, 56, 104), generator=rng)
+    flat = torch.nn.functional.avg_pool2d(sharp, 5, 1, 2)
+    optimizer = torch.optim.Adam(judge.parameters(), 1e-3)
+    for _ in range(30):
+        loss = discriminator_loss(judge(sharp)[0], judge(flat)[0])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    judge.eval()
+    (real, features), (fake, blurred) = judge(sharp), judge(flat)
+    assert real.shape == (4, 1, 7, 13) and real.mean() > fake.mean() + 0.5
+    assert adversarial_loss(real) < adversarial_loss(fake)
+    assert feature_loss(features, features) == 0 < feature_loss(blurred, features)

@@ -25,7 +25,8 @@ class Footage:
     """A prepared clip, opened for reading.
 
     meta, track: see contract.read_meta and read_track. lower: (N, 84, 168, 3) uint8, memory-mapped. mel: (4N, 80)
-    float32. shot: see face.shot_bounds. pose (N, 2), opening (N,): of the track. UserError if it is damaged.
+    float32. shot: see face.shot_bounds. points (N, 40, 2) float32: the lips in pixels of the lower half. pose (N, 2),
+    opening (N,): of the track. UserError if it is damaged.
     """
 
     def __init__(self, data):
@@ -35,6 +36,7 @@ class Footage:
         self.frames = self.meta["frames"]
         self.lower, self.mel = _pack(self.data, self.frames)
         self.shot = shot_bounds(self.track["cuts"], self.frames)
+        self.points = (self.track["lips"] - (0, LOWER_TOP)).astype(np.float32)
         self.pose, self.opening = self.track["pose"], self.track["shape"][:, 0]
 
     def windows(self, frames):
@@ -50,6 +52,7 @@ class Footage:
         """
         frames = np.asarray(frames)
         return {"reference": torch.from_numpy(self.lower[references[frames]]),             # (B, 2, 84, 168, 3) uint8
+                "points": torch.from_numpy(self.points[references[frames]]),               # (B, 2, 40, 2) float32
                 "mel": torch.from_numpy(np.ascontiguousarray(windows, np.float32)),        # (B, 64, 80)
                 "pose": torch.from_numpy(self.pose[frames].astype(np.float32))}            # (B, 2)
 
@@ -57,9 +60,9 @@ class Footage:
         """Return (N, 2): for each frame the numbers of a closed-mouth and an open-mouth reference.
 
         They come from the same shot, at least REFERENCE_GAP frames away, from the frames `allowed` (bool (N,),
-        default all with a face); a shot too short for that borrows from others. Without `rng` the choice is the
-        nearest head pose, kept while it stays nearly as good so that the picture does not flicker; with `rng`
-        it is random, so that training meets every pairing. UserError if the footage is too short.
+        default all with a face); a shot too short for that borrows open and closed mouths from others. Without
+        `rng` the choice is the nearest head pose, kept while it stays nearly as good so that the picture does not
+        flicker; with `rng` it is random, so that training meets every pairing. UserError if the footage is too short.
         """
         allowed = self.track["valid"] if allowed is None else allowed & self.track["valid"]
         every = np.flatnonzero(allowed)
@@ -67,9 +70,10 @@ class Footage:
         for first, last in shots(self.track["cuts"], self.frames):
             inside = every[(every >= first) & (every < last)]
             for role in (0, 1):
-                for candidates in (self._fitting(inside, role), inside, thin(every, MOST_CANDIDATES)):
+                for candidates in (self._fitting(inside, role), self._fitting(every, role), every):
                     todo = first + np.flatnonzero(chosen[first:last, role] < 0)
                     if len(todo) and len(candidates):
+                        candidates = thin(candidates, MOST_CANDIDATES)
                         pick = self._nearest if rng is None else _random
                         chosen[todo, role] = pick(todo, candidates, rng)
         if (chosen < 0).any():
@@ -83,7 +87,7 @@ class Footage:
             return candidates
         opening = self.opening[candidates]
         fits = opening <= np.quantile(opening, CLOSED) if role == 0 else opening >= np.quantile(opening, OPEN)
-        return thin(candidates[fits], MOST_CANDIDATES)
+        return candidates[fits]
 
     def _nearest(self, frames, candidates, _):
         """Return the candidate of nearest head pose for each frame, or -1; a choice is kept while it serves."""
@@ -205,12 +209,17 @@ class LipDataset:
         self.rest = self.trained[openings <= np.quantile(openings, 0.2)]
 
     def _describe_lips(self):
-        """Normalise the mouth landmarks: without what head pose does to them, over their usual spread."""
-        lips = self.footage.track["lips"].reshape(self.footage.frames, -1).astype(np.float64)
+        """Normalise the mouth landmarks: without what head pose does to them, over their usual spread.
+
+        lips (N, 80) = (points - [pose, 1] @ lip_fit) / lip_scale, all of the training part.
+        """
+        points = self.footage.points.reshape(self.footage.frames, -1).astype(np.float64)
         pose = np.column_stack([self.footage.pose, np.ones(self.footage.frames)])
-        fit, *_ = np.linalg.lstsq(pose[self.trained], lips[self.trained], rcond=None)
-        apart = lips - pose @ fit
-        self.lips = (apart / max(1e-6, apart[self.trained].std())).astype(np.float32)
+        fit, *_ = np.linalg.lstsq(pose[self.trained], points[self.trained], rcond=None)
+        apart = points - pose @ fit
+        scale = max(1e-6, apart[self.trained].std())
+        self.lip_fit, self.lip_scale = torch.from_numpy(fit.astype(np.float32)), torch.tensor(scale).float()
+        self.lips = (apart / scale).astype(np.float32)
 
     def mel_statistics(self):
         """Return mean and standard deviation (80,) of each band over the training part."""
@@ -218,7 +227,9 @@ class LipDataset:
         return torch.from_numpy(rows.mean(axis=0)), torch.from_numpy(np.maximum(rows.std(axis=0), 0.1))
 
     def batches(self, size, rng=None):
-        """Yield (input dict, lower (B, 84, 168, 3) uint8, lips (B, 80) float32). rng orders and changes (train)."""
+        """Yield (input dict, lower (B, 84, 168, 3) uint8, lips (B, 80) float32 normalised, and where they are in
+        `lower`: (B, 40, 2) float32 pixels). rng orders and changes (train).
+        """
         order = self.frames if rng is None else rng.permutation(self.frames)
         references = self.fixed if rng is None else self.footage.references(self.part, rng)
         for first in range(0, len(order), size):
@@ -235,7 +246,7 @@ class LipDataset:
                 light = rng.uniform(1 - self.LIGHT, 1 + self.LIGHT, (len(frames), 1, 1, 3))
                 light = torch.from_numpy(light.astype(np.float32))
                 inputs["reference"], lower = relight(inputs["reference"], light[:, None]), relight(lower, light)
-            yield inputs, lower, torch.from_numpy(self.lips[frames])
+            yield inputs, lower, torch.from_numpy(self.lips[frames]), torch.from_numpy(self.footage.points[frames])
 
     def sounds(self, size, rng):
         """Return `size` more mel windows and their normalised mouth landmarks: the audio branch's own lesson."""

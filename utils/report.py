@@ -1,19 +1,66 @@
-"""report.png: what utils.evaluate saw, to look at."""
+"""Pictures to look at: how training goes (preview.png, loss.png), and what utils.evaluate saw (report.png)."""
 
+import csv
 import io
 
 import cv2
 import numpy as np
 
-from utils.contract import FPS, write_whole
+from utils.contract import FPS, MEL_FLOOR, write_whole
 from utils.dataset import thin
+from utils.generate import lowers
+from utils.media import png
 
+PREVIEWS = 5               # held-out frames in preview.png
 STRIPS, CURVES = 6, 3      # held-out frames, from closed to open; swapped pieces
+
+
+def preview(path, model, dataset, where):
+    """Write rows of held-out frames: closed and open reference, generated, real, and generated on silence."""
+    by_opening = dataset.frames[np.argsort(dataset.footage.opening[dataset.frames])]  # from closed to open
+    frames = thin(by_opening, PREVIEWS)
+    own = dataset.footage.windows(frames)
+    pictures = [list(lowers(model, dataset.footage, dataset.fixed, frames, windows.__getitem__, where))
+                for windows in (own, np.full_like(own, np.log(MEL_FLOOR)))]
+    closed, opened = (dataset.footage.lower[dataset.fixed[frames, k]] for k in (0, 1))
+    columns = [closed, opened, pictures[0], dataset.footage.lower[frames], pictures[1]]
+    titles = ("closed reference", "open reference", "generated", "real", "on silence")
+    sheet = np.hstack([np.vstack(list(column)) for column in columns])
+    sheet = cv2.resize(sheet, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    head = np.full((28, sheet.shape[1], 3), 255, np.uint8)
+    for k, title in enumerate(titles):
+        cv2.putText(head, title, (8 + k * sheet.shape[1] // 5, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1,
+                    cv2.LINE_AA)
+    write_whole(path, png(np.vstack([head, sheet])))
+
+
+def log(folder, history):
+    """Write log.csv and loss.png of a training's history, a list of dicts."""
+    from matplotlib.figure import Figure  # here, because importing it takes a second that --help should not
+
+    text = io.StringIO()
+    rows = csv.DictWriter(text, history[0])
+    rows.writeheader()
+    rows.writerows(history)
+    write_whole(folder / "log.csv", text.getvalue().encode())
+    figure = Figure(figsize=(7, 4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for key in ("train", "held_out"):
+        axes.plot([row["epoch"] for row in history], [row[key] for row in history], marker=".", label=key)
+    axes.set(xlabel="epoch", ylabel="train: loss; held_out: difference of the mouth", yscale="log")
+    axes.legend()
+    _save(folder / "loss.png", figure)
+
+
+def _save(path, figure):
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_whole(path, content.getvalue())
 
 
 def draw(path, footage, own, swapped):
     """Write real and generated lower faces, and below the mouth's curves. own, swapped: see stage.Take."""
-    from matplotlib.figure import Figure  # here, because importing it takes a second that --help should not
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.2, 15.6), dpi=100, layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(10, 5))
@@ -41,6 +88,4 @@ def draw(path, footage, own, swapped):
     for axis, name in zip(axes[:, 0], ("opening", "width"), strict=True):
         axis.set_ylabel(f"mouth {name}, eye distances")
     below.legend(axes[0, 0].lines, ("real mouth of the sound", "generated"), loc="outside lower center", ncols=2)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    write_whole(path, content.getvalue())
+    _save(path, figure)
