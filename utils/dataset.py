@@ -181,8 +181,8 @@ class LipDataset:
     """
 
     SILENCE = 0.12        # share of the samples that hear silence
-    AS_RECORDED = 0.3     # share that hear the sound as it was recorded; the others' sound is changed by:
-    GAIN = (-1.2, 0.6)    # log of the loudness factor: -10 to +5 dB
+    AS_RECORDED = 0.2     # share that hear the sound as it was recorded; the others' sound is changed by:
+    GAIN = (-2.0, 1.2)    # log of the loudness factor: -17 to +10 dB
     TILT = 0.8            # log, most change from the lowest to the highest band
     SHIFT = 2.0           # bands, most shift of the spectrum: shorter and longer vocal tracts
     PACE = 0.15           # log, most change of pace: 16 % faster or slower

@@ -110,11 +110,15 @@ class Stage:
 
 
 def perform(footage, model, where, references, takes):
-    """Render, paste and measure each take; return {kind: takes}. model: in eval mode, on the device `where`."""
+    """Render, paste and measure each take; return {kind: takes}, in the order given.
+
+    model: in eval mode, on the device `where`.
+    """
     paste, clip = Paster(footage.track), contract.source_path(footage.meta, footage.data)
-    scenes, done = defaultdict(list), defaultdict(list)
+    scenes, kinds = defaultdict(list), defaultdict(list)
     for take in takes:
         scenes[take.seen].append(take)
+        kinds[take.kind].append(take)
     with tqdm(total=len(takes), desc="rendering and measuring", unit="take", leave=False) as bar:
         for seen, scene in scenes.items():
             stage = Stage(footage, paste, clip, seen.first, seen.first + len(seen.shape))
@@ -129,6 +133,5 @@ def perform(footage, model, where, references, takes):
                                     "python train.py --resume")
                 lips = track["landmarks"][:, face.LIPS, :2] + stage.corner
                 take.shape, take.lips = track["shape"], face.to_face(lips, stage.transform[:take.count])
-                done[take.kind].append(take)
                 bar.update()
-    return done
+    return kinds
