@@ -1,13 +1,18 @@
 """The network: a U-Net over the lower half of the face with the sound fused in at the bottleneck.
 
-    reference lowers ──► encoder ──► bottleneck ──► decoder ──► generated lower
-                                        ▲
-                  mel ──► audio branch ─┘──► landmark head (the audio branch's own teacher)
+    mel ──► audio branch ──► landmark head ──► where lips and jaw belong
+                 │                                     ▼
+                 │             reference lowers, carried there ────────► encoder
+                 │                                                               ▼
+                 └─────────────────────────────────────────────────────► bottleneck ──► decoder ──► generated lower
 
 The network never sees the frame it draws: it gets the lower half of two *other* frames of the person (one with
 the mouth closed, one with it open, from which it borrows lips and teeth), the sound, and two numbers that say how
 the head is turned. Known 2-D trainers feed the current frame with a masked rectangle and learn to read the old
 mouth from the cheeks and jaw around it.
+
+In training they are carried to where lips and jaw really were, so the drawing part learns mouths and not guesses: it
+need not blur what the sound leaves open. That is the landmark head's lesson alone.
 
 Plain 3x3 convolutions at half resolution: depthwise ones count fewer operations and run slower on a CPU.
 """
@@ -16,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-REACH = 0.07  # of the width, 12 pixels of 168: how far a lip point takes its surroundings along
+REACH = 0.07  # of the width, 12 pixels of 168: how far a landmark takes its surroundings along
 RIDGE = 0.1   # how much it may stay behind for the sake of a smooth flow
 
 
@@ -67,23 +72,23 @@ class AudioBranch(nn.Module):
 class LipUNet(nn.Module):
     """See the module's docstring. Sizes are free: what does not divide by two is padded and cut inside.
 
-    references: lower halves of other frames per input. mels: bands of the mel. lips: coordinates the landmark
+    references: lower halves of other frames per input. mels: bands of the mel. points: landmarks that the
     head predicts. channels: of the four levels. audio_width: of the sound's vector.
     """
 
-    def __init__(self, references=2, mels=80, lips=80, channels=(32, 64, 128, 192), audio_width=256,
+    def __init__(self, references=2, mels=80, points=65, channels=(32, 64, 128, 192), audio_width=256,
                  dropout=0.3):
         super().__init__()
-        self.model_args = {"references": references, "mels": mels, "lips": lips,
+        self.model_args = {"references": references, "mels": mels, "points": points,
                            "channels": list(channels), "audio_width": audio_width, "dropout": dropout}
         self.references = references
         self.register_buffer("mel_mean", torch.zeros(mels))
         self.register_buffer("mel_std", torch.ones(mels))
-        self.register_buffer("lip_fit", torch.zeros(3, lips))
-        self.register_buffer("lip_scale", torch.ones(()))
+        self.register_buffer("usual", torch.zeros(3, 2 * points))
+        self.register_buffer("spread", torch.ones(()))
         c1, c2, c3, c4 = channels
         self.audio = AudioBranch(mels, audio_width, dropout)
-        self.landmarks = nn.Linear(audio_width, lips)
+        self.landmarks = nn.Linear(audio_width, 2 * points)
         self.pose = nn.Linear(2, 32)
         self.enter = Block(12 * references, c1)
         self.down2, self.down3, self.down4 = Block(c1, c2, 2), Block(c2, c3, 2), Block(c3, c4, 2)
@@ -103,29 +108,29 @@ class LipUNet(nn.Module):
         return self.audio((mel - self.mel_mean) / self.mel_std)
 
     def place(self, landmarks, pose):
-        """Normalised landmarks (B, lips), pose (B, 2) -> where the lips lie: (B, lips / 2, 2) pixels of the lower."""
+        """Normalised landmarks (B, 2L), pose (B, 2) -> where they lie: (B, L, 2) pixels of the lower."""
         # no matrix product, which autocast would round to half a pixel
-        usual = self.lip_fit[2] + (pose[:, :, None] * self.lip_fit[:2]).sum(dim=1)      # (B, lips)
-        return (usual + self.lip_scale * landmarks).unflatten(1, (-1, 2))
+        usual = self.usual[2] + (pose[:, :, None] * self.usual[:2]).sum(dim=1)          # (B, 2L)
+        return (usual + self.spread * landmarks).unflatten(1, (-1, 2))
 
     def forward(self, reference, points, mel, pose):
-        """reference (B, R, H, W, 3) uint8, points (B, R, L, 2) float32 pixels: the lips of each reference,
+        """reference (B, R, H, W, 3) uint8, points (B, R, L, 2) float32 pixels: landmarks of each reference,
         mel (B, T, mels) float32 log-mel, pose (B, 2) float32.
 
         Returns the generated lower (B, 3, H, W) float32, 0..1 up to overshoot, and the predicted normalised
-        mouth landmarks (B, lips).
+        landmarks (B, 2L).
         """
         sound = self.hear(mel)                                              # (B, A)
-        landmarks = self.landmarks(sound).float()                           # (B, lips)
+        landmarks = self.landmarks(sound).float()                           # (B, 2L)
         return self.draw(reference, points, self.place(landmarks, pose), sound, pose), landmarks
 
-    def draw(self, reference, points, lips, sound, pose):
-        """Return the generated lower with its lips at `lips` (B, L, 2) pixels, and what the sound's vector (B, A)
-        says beyond that: teeth, tongue, cheeks.
+    def draw(self, reference, points, belong, sound, pose):
+        """Return the generated lower with its landmarks at `belong` (B, L, 2) pixels, and what the sound's vector
+        (B, A) says beyond that: teeth, tongue, cheeks.
         """
         b, r, h, w, _ = reference.shape
         known = reference.permute(0, 1, 4, 2, 3).float() / 255              # (B, R, 3, H, W)
-        base = carry(lips, points, h, w)                                    # (B, R, 2, H, W)
+        base = carry(belong, points, h, w)                                  # (B, R, 2, H, W)
         moved = [warp(known[:, k], base[:, k]) for k in range(r)]           # R of (B, 3, H, W)
         x = torch.cat(moved, dim=1)                                         # (B, 3R, H, W)
         x = F.pad(x, (0, w % 2, 0, h % 2), mode="replicate")
@@ -156,21 +161,21 @@ def grow(x, like):
     return F.interpolate(x, size=like.shape[2:], mode="nearest")
 
 
-def carry(lips, points, h, w):
-    """Return the flow (B, R, 2, h, w), as warp() takes it, that moves the lips of each reference to where they belong.
+def carry(belong, points, h, w):
+    """Return the flow (B, R, 2, h, w), as warp() takes it, that moves landmarks of the references to where they belong.
 
-    lips (B, L, 2): where they belong; points (B, R, L, 2): where they are; pixels. Between the points the moves are
+    belong (B, L, 2): where that is; points (B, R, L, 2): where they are; pixels. Between the points the moves are
     interpolated, away from them they fade (Gaussian radial basis functions with a ridge, Broomhead and Lowe 1988).
     """
     rows, columns = -(-h // 4), -(-w // 4)                                              # a smooth field: few places do
-    y = (torch.arange(rows, device=lips.device) + 0.5) * h / rows - 0.5
-    x = (torch.arange(columns, device=lips.device) + 0.5) * w / columns - 0.5
+    y = (torch.arange(rows, device=belong.device) + 0.5) * h / rows - 0.5
+    x = (torch.arange(columns, device=belong.device) + 0.5) * w / columns - 0.5
     place = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).reshape(1, -1, 2)  # (1, P, 2) as x, y
-    with torch.autocast(lips.device.type, enabled=False):
-        ridge = RIDGE * torch.eye(lips.shape[1], device=lips.device)
-        step = ((points - lips[:, None]) * (10 / w)).transpose(1, 2).flatten(2)         # (B, L, 2R)
-        weight = torch.linalg.solve(near(lips, lips, w) + ridge, step)                  # (B, L, 2R)
-        flow = near(place.expand(len(lips), -1, -1), lips, w) @ weight                  # (B, P, 2R)
+    with torch.autocast(belong.device.type, enabled=False):
+        ridge = RIDGE * torch.eye(belong.shape[1], device=belong.device)
+        step = ((points - belong[:, None]) * (10 / w)).transpose(1, 2).flatten(2)         # (B, L, 2R)
+        weight = torch.linalg.solve(near(belong, belong, w) + ridge, step)                  # (B, L, 2R)
+        flow = near(place.expand(len(belong), -1, -1), belong, w) @ weight                  # (B, P, 2R)
     flow = flow.transpose(1, 2).reshape(-1, 2, rows, columns)
     return F.interpolate(flow, (h, w), mode="bilinear").unflatten(0, points.shape[:2])  # (B, R, 2, h, w)
 

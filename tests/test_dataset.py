@@ -123,9 +123,9 @@ def test_an_epoch_shows_every_training_frame_once(footage):
     """But for those that hear silence, an epoch is a permutation; the same random state gives the same epoch."""
     dataset = LipDataset(footage, train=True)
     dataset.SILENCE = 0
-    seen = torch.cat([lips for _, _, lips in dataset.batches(8, np.random.default_rng(3))]).numpy()
-    assert np.array_equal(np.sort(seen, axis=0), np.sort(dataset.lips[dataset.frames], axis=0))
-    again = torch.cat([lips for _, _, lips in dataset.batches(8, np.random.default_rng(3))]).numpy()
+    seen = torch.cat([lips for _, _, lips, _ in dataset.batches(8, np.random.default_rng(3))]).numpy()
+    assert np.array_equal(np.sort(seen, axis=0), np.sort(dataset.landmarks[dataset.frames], axis=0))
+    again = torch.cat([lips for _, _, lips, _ in dataset.batches(8, np.random.default_rng(3))]).numpy()
     assert np.array_equal(seen, again)
 
 
@@ -135,7 +135,7 @@ def test_silence_is_shown_a_closed_mouth(footage):
     dataset.SILENCE = 1
     windows, lips = dataset.sounds(64, np.random.default_rng(0))
     assert windows.max() < -3.5
-    rest = dataset.lips[dataset.rest]
+    rest = dataset.landmarks[dataset.rest]
     assert all((rest == row).all(axis=1).any() for row in lips.numpy())
     assert footage.opening[dataset.rest].max() <= np.quantile(footage.opening, 0.3)
 

@@ -13,7 +13,7 @@ def batch(size=2, height=84, width=168, seed=0):
     """Return a random input dict for LipUNet.forward."""
     rng = np.random.default_rng(seed)
     return {"reference": torch.from_numpy(rng.integers(0, 256, (size, 2, height, width, 3), dtype=np.uint8)),
-            "points": torch.from_numpy(rng.uniform(0, (width, height), (size, 2, 40, 2)).astype(np.float32)),
+            "points": torch.from_numpy(rng.uniform(0, (width, height), (size, 2, 65, 2)).astype(np.float32)),
             "mel": torch.from_numpy(rng.normal(-6, 2, (size, 64, 80)).astype(np.float32)),
             "pose": torch.from_numpy(rng.normal(0, 0.05, (size, 2)).astype(np.float32))}
 
@@ -23,7 +23,7 @@ def test_output_has_the_size_of_the_input(size):
     """Sizes that do not divide by 16, or even by 2, come out as they went in."""
     picture, lips = LipUNet().eval()(**batch(1, *size))
     assert picture.shape == (1, 3, *size)
-    assert lips.shape == (1, 80)
+    assert lips.shape == (1, 130)
     assert torch.isfinite(picture).all()
 
 
@@ -39,7 +39,7 @@ def test_every_weight_learns():
     """Two steps of training give every parameter a gradient: nothing is built and then not used."""
     torch.manual_seed(0)
     model, weight = LipUNet(), torch.ones(84, 168)
-    real, lips = torch.rand(2, 3, 84, 168), torch.randn(2, 80)
+    real, lips = torch.rand(2, 3, 84, 168), torch.randn(2, 130)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for _ in range(2):
         picture, heard = model(**batch())
@@ -100,11 +100,11 @@ def test_carry_brings_the_lips_where_they_belong_and_leaves_the_rest():
 def test_place_undoes_the_normalisation():
     """Landmarks 0 lie where the head pose alone has them; the scale is in pixels."""
     model = LipUNet()
-    model.lip_fit.copy_(torch.arange(240.0).reshape(3, 80))
-    model.lip_scale.fill_(2.0)
+    model.usual.copy_(torch.arange(390.0).reshape(3, 130))
+    model.spread.fill_(2.0)
     pose = torch.tensor([[0.5, -1.0]])
-    where = model.place(torch.ones(1, 80), pose)
-    assert torch.allclose(where.flatten(), 0.5 * model.lip_fit[0] - model.lip_fit[1] + model.lip_fit[2] + 2)
+    where = model.place(torch.ones(1, 130), pose)
+    assert torch.allclose(where.flatten(), 0.5 * model.usual[0] - model.usual[1] + model.usual[2] + 2)
 
 
 def test_losses_are_zero_on_the_truth_and_weigh_the_mouth():

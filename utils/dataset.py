@@ -11,12 +11,13 @@ from utils import audio
 from utils.console import UserError
 from utils.contract import (FACE_SIZE, FPS, LOWER_TOP, MEL_FLOOR, N_MELS, REFERENCE_GAP, ROWS_PER_FRAME, face_path,
                             mel_path, read_meta, read_track, remedy_for)
-from utils.face import shot_bounds, shots
+from utils.face import CARRIED, shot_bounds, shots, to_face
 from utils.media import read_png
 
 HELD_OUT = 0.10           # share of the clip, its last part, that is never trained on
 GUARD = FPS               # frames between the two parts that belong to neither: neighbours look alike
 CLOSED, OPEN = 0.30, 0.80  # quantiles of opening: at most / at least this counts as closed / open reference
+DRAWN = 5                 # references drawn at random in training, of which the nearest in head pose is taken
 MOST_CANDIDATES = 200     # references to choose from in each shot
 STEADINESS = 0.015        # eye distances of head pose that a better reference must gain before it replaces one
 
@@ -25,8 +26,8 @@ class Footage:
     """A prepared clip, opened for reading.
 
     meta, track: see contract.read_meta and read_track. lower: (N, 84, 168, 3) uint8, memory-mapped. mel: (4N, 80)
-    float32. shot: see face.shot_bounds. points (N, 40, 2) float32: the lips in pixels of the lower half. pose (N, 2),
-    opening (N,): of the track. UserError if it is damaged.
+    float32. shot: see face.shot_bounds. points (N, 65, 2) float32: the landmarks face.CARRIED in pixels of the lower
+    half. pose (N, 2), opening (N,): of the track. UserError if it is damaged.
     """
 
     def __init__(self, data):
@@ -36,7 +37,8 @@ class Footage:
         self.frames = self.meta["frames"]
         self.lower, self.mel = _pack(self.data, self.frames)
         self.shot = shot_bounds(self.track["cuts"], self.frames)
-        self.points = (self.track["lips"] - (0, LOWER_TOP)).astype(np.float32)
+        points = to_face(self.track["landmarks"][:, CARRIED, :2], self.track["transform"])
+        self.points = (points - (0, LOWER_TOP)).astype(np.float32)
         self.pose, self.opening = self.track["pose"], self.track["shape"][:, 0]
 
     def windows(self, frames):
@@ -52,7 +54,7 @@ class Footage:
         """
         frames = np.asarray(frames)
         return {"reference": torch.from_numpy(self.lower[references[frames]]),             # (B, 2, 84, 168, 3) uint8
-                "points": torch.from_numpy(self.points[references[frames]]),               # (B, 2, 40, 2) float32
+                "points": torch.from_numpy(self.points[references[frames]]),               # (B, 2, 65, 2) float32
                 "mel": torch.from_numpy(np.ascontiguousarray(windows, np.float32)),        # (B, 64, 80)
                 "pose": torch.from_numpy(self.pose[frames].astype(np.float32))}            # (B, 2)
 
@@ -74,8 +76,8 @@ class Footage:
                     todo = first + np.flatnonzero(chosen[first:last, role] < 0)
                     if len(todo) and len(candidates):
                         candidates = thin(candidates, MOST_CANDIDATES)
-                        pick = self._nearest if rng is None else _random
-                        chosen[todo, role] = pick(todo, candidates, rng)
+                        chosen[todo, role] = (self._nearest(todo, candidates) if rng is None else
+                                              self._fair(todo, candidates, rng))
         if (chosen < 0).any():
             raise UserError(f"{self.data} has {len(every)} usable frames, too few to find a reference frame "
                             f"{REFERENCE_GAP / FPS:.0f} s away from each; {remedy_for(self.data, 'LONGER_VIDEO')}")
@@ -89,7 +91,14 @@ class Footage:
         fits = opening <= np.quantile(opening, CLOSED) if role == 0 else opening >= np.quantile(opening, OPEN)
         return candidates[fits]
 
-    def _nearest(self, frames, candidates, _):
+    def _fair(self, frames, candidates, rng):
+        """Return the nearest in head pose of DRAWN random candidates for each frame, or -1: about as near as
+        inference finds them, and another each time."""
+        drawn = np.stack([_random(frames, candidates, rng) for _ in range(DRAWN)])
+        apart = np.linalg.norm(self.pose[drawn] - self.pose[frames], axis=-1)
+        return drawn[apart.argmin(axis=0), np.arange(len(frames))]
+
+    def _nearest(self, frames, candidates):
         """Return the candidate of nearest head pose for each frame, or -1; a choice is kept while it serves."""
         chosen, kept = np.full(len(frames), -1, np.int64), None
         for k, frame in enumerate(frames):
@@ -204,22 +213,22 @@ class LipDataset:
             raise UserError(f"{footage.data} has {len(self.trained)} frames to train on, too few; "
                             "run: python preprocess.py LONGER_VIDEO (best 2-5 minutes)")
         self.fixed = None if train else footage.references()
-        self._describe_lips()
+        self._describe_landmarks()
         openings = footage.opening[self.trained]
         self.rest = self.trained[openings <= np.quantile(openings, 0.2)]
 
-    def _describe_lips(self):
-        """Normalise the mouth landmarks: without what head pose does to them, over their usual spread.
+    def _describe_landmarks(self):
+        """Normalise the landmarks: without what head pose does to them, over their usual spread.
 
-        lips (N, 80) = (points - [pose, 1] @ lip_fit) / lip_scale, all of the training part.
+        landmarks (N, 130) = (points - [pose, 1] @ usual) / spread, all of the training part.
         """
         points = self.footage.points.reshape(self.footage.frames, -1).astype(np.float64)
         pose = np.column_stack([self.footage.pose, np.ones(self.footage.frames)])
-        fit, *_ = np.linalg.lstsq(pose[self.trained], points[self.trained], rcond=None)
-        apart = points - pose @ fit
-        scale = max(1e-6, apart[self.trained].std())
-        self.lip_fit, self.lip_scale = torch.from_numpy(fit.astype(np.float32)), torch.tensor(scale).float()
-        self.lips = (apart / scale).astype(np.float32)
+        usual, *_ = np.linalg.lstsq(pose[self.trained], points[self.trained], rcond=None)
+        apart = points - pose @ usual
+        spread = max(1e-6, apart[self.trained].std())
+        self.usual, self.spread = torch.from_numpy(usual.astype(np.float32)), torch.tensor(spread).float()
+        self.landmarks = (apart / spread).astype(np.float32)
 
     def mel_statistics(self):
         """Return mean and standard deviation (80,) of each band over the training part."""
@@ -227,8 +236,8 @@ class LipDataset:
         return torch.from_numpy(rows.mean(axis=0)), torch.from_numpy(np.maximum(rows.std(axis=0), 0.1))
 
     def batches(self, size, rng=None):
-        """Yield (input dict, lower (B, 84, 168, 3) uint8, lips (B, 80) float32 normalised, and where they are in
-        `lower`: (B, 40, 2) float32 pixels). rng orders and changes (train).
+        """Yield (input dict, lower (B, 84, 168, 3) uint8, landmarks (B, 130) float32 normalised, and where they
+        are in `lower`: (B, 65, 2) float32 pixels). rng orders and changes (train).
         """
         order = self.frames if rng is None else rng.permutation(self.frames)
         references = self.fixed if rng is None else self.footage.references(self.part, rng)
@@ -246,12 +255,12 @@ class LipDataset:
                 light = rng.uniform(1 - self.LIGHT, 1 + self.LIGHT, (len(frames), 1, 1, 3))
                 light = torch.from_numpy(light.astype(np.float32))
                 inputs["reference"], lower = relight(inputs["reference"], light[:, None]), relight(lower, light)
-            yield inputs, lower, torch.from_numpy(self.lips[frames]), torch.from_numpy(self.footage.points[frames])
+            yield inputs, lower, torch.from_numpy(self.landmarks[frames]), torch.from_numpy(self.footage.points[frames])
 
     def sounds(self, size, rng):
-        """Return `size` more mel windows and their normalised mouth landmarks: the audio branch's own lesson."""
+        """Return `size` more mel windows and their normalised landmarks: the audio branch's own lesson."""
         frames, windows = self._heard(rng.choice(self.trained, size), rng)
-        return torch.from_numpy(windows), torch.from_numpy(self.lips[frames])
+        return torch.from_numpy(windows), torch.from_numpy(self.landmarks[frames])
 
     def _heard(self, frames, rng):
         """Return frames and the windows they hear in training: varied, and some of them silent and at rest."""

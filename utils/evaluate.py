@@ -11,6 +11,7 @@ into the source frames and finds the landmarks again. Writes report.json and rep
   leak        correlation of the swapped mouth with the one that the picture's own frames had, of which the sound knows
               nothing. chance: with mouths neither seen nor heard; not 0, for all speech begins and ends alike.
               partial: once the driving mouth and the mean curve of other pieces are taken out of both: 0 is expected
+              but for what head turns do to any mouth; unmoved: that of mouths which never move
   landmarks   distance of the 40 lip points from the real ones, own sound: px of the 168 px face, and eye distances
   picture     PSNR in dB and SSIM (Wang et al. 2004) of the generated lower face, own sound, before it is pasted, in the
               mouth's box: 1st to 99th percentile of the lip points of the part trained on, and 6 px more
@@ -118,7 +119,8 @@ def sync_rows(every, takes):
     for name, pairs in (("leak", old), ("  chance", chance)):
         if pairs:
             rows.update({name: correlations(pairs), f"{name}, partial": correlations(pairs, usual)})
-    return rows
+    still = [(take, take.seen) for take in takes["frozen"] + takes["mean"]]
+    return {**rows, **({"  unmoved, partial": correlations(still, usual)} if still else {})}
 
 
 def look_rows(footage, trained, own):

@@ -24,6 +24,8 @@ MOUTH_CORNERS = (61, 291)
 LIPS = [61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291, 185, 40, 39, 37, 0, 267, 269, 270, 409,
         78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 191, 80, 81, 82, 13, 312, 311, 310, 415]
 JAW = [234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397, 288, 361, 323, 454]
+NOSE = [1, 2, 98, 327]             # tip and base
+CARRIED = LIPS + JAW + NOSE        # what a reference's lower half is moved by
 
 MAX_SIDE = 1280        # px: larger pictures are shrunk for the landmarker, which works on 256 px anyway
 SMOOTHING = 7          # frames of the Savitzky-Golay filter (2nd order: no lag, keeps quick head turns)
