@@ -38,6 +38,7 @@ from utils.dataset import Footage, LipDataset, thin
 
 # ------------------------------------------------------------------------------------------------------
 EPOCHS = 30             # a 2-minute clip: about half an hour on 2 CPU cores with bfloat16
+LEAST_STEPS = 6000      # a shorter clip has more epochs, so many steps in all: 20 seconds train for 20 minutes
 BATCH_SIZE = 8          # pictures a step; 4 or 2 if memory is short
 LR = 1e-3               # peak of the learning rate, what trains best from scratch with AdamW
 FINAL_LR = 3e-6         # its end. Often quoted as *the* rate for this U-Net; starting there, a whole day of CPU
@@ -243,7 +244,8 @@ def begin(args, footage, dataset, where):
     """
     folder = Path(args.checkpoints)
     torch.manual_seed(SEED)
-    settings = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "lr": LR}
+    epochs = max(EPOCHS, math.ceil(LEAST_STEPS * BATCH_SIZE / len(dataset.frames)))
+    settings = {"epochs": epochs, "batch_size": BATCH_SIZE, "lr": LR}
     if args.resume:
         model, saved = checkpoint.load(folder / "last.pth", train_command(args.data, args.checkpoints))
         settings.update(saved["settings"])
@@ -359,7 +361,7 @@ def parse_args():
     parser.add_argument("--checkpoints", default="checkpoints", help="folder to write to (default: checkpoints)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--epochs", type=console.positive(int),
-                        help=f"stop after so many in all (default: {EPOCHS}, or as before with --resume)")
+                        help=f"stop after so many in all (default: {EPOCHS}, more if the clip is short; as before with --resume)")
     parser.add_argument("--max-minutes", type=console.positive(float), help="stop this call after so many minutes")
     parser.add_argument("--batch-size", type=console.positive(int),
                         help=f"pictures a step (default: {BATCH_SIZE}, or as before)")

@@ -9,6 +9,7 @@ import torch
 
 from utils import audio, contract
 from utils.console import UserError
+import utils.dataset as dataset_module
 from utils.dataset import GUARD, Footage, LipDataset, noise_floor, split, vary
 from utils.generate import pingpong
 
@@ -32,7 +33,8 @@ def test_training_and_inference_feed_bit_equal_tensors(footage):
     """The held-out batches of training are the inputs that inference makes when it hears the clip's own sound."""
     references = footage.references()
     hear = footage.mel
-    for (inputs, lower, _), first in zip(LipDataset(footage, train=False).batches(8), range(0, 10**6, 8), strict=False):
+    batches = LipDataset(footage, train=False).batches(8)
+    for (inputs, lower, _, _), first in zip(batches, range(0, 10**6, 8), strict=False):
         frames = split(footage.frames)[1][first:first + 8]
         assert equal(inputs, footage.inputs(frames, audio.windows(hear, frames), references))
         assert torch.equal(lower, torch.from_numpy(footage.lower[frames]))
@@ -68,12 +70,36 @@ def test_references_are_a_second_away_and_of_the_same_shot(footage, random):
 
 
 def test_references_do_not_depend_on_the_mouth_of_their_frame(footage):
-    """The choice for frame i is by head pose: another mouth in i, while i serves no one, changes nothing."""
+    """The choice for frame i is by head pose: another mouth in i, while i serves no one, leaves its input as it was."""
     before = footage.references()
     lonely = np.setdiff1d(np.arange(footage.frames), before)
-    footage.track["lips"][lonely] += 7
-    footage.track["landmarks"][lonely] += 7
+    windows = footage.windows(lonely)
+    inputs = footage.inputs(lonely, windows, before)
+    for moved in (footage.track["lips"], footage.track["landmarks"], footage.points):
+        moved[lonely] += 7
     assert np.array_equal(footage.references(), before)
+    assert equal(footage.inputs(lonely, windows, before), inputs)
+
+
+def test_training_draws_references_near_in_head_pose(footage, monkeypatch):
+    """The nearest of a few random ones: nearer than any random one, and another each time."""
+    def apart(drawn):
+        monkeypatch.setattr(dataset_module, "DRAWN", drawn)
+        chosen = footage.references(rng=np.random.default_rng(0))
+        assert not np.array_equal(chosen, footage.references(rng=np.random.default_rng(1)))
+        return np.linalg.norm(footage.pose[chosen[:, 0]] - footage.pose, axis=1).mean()
+    assert apart(5) < 0.75 * apart(1)
+
+
+def test_landmarks_are_normalised_without_head_pose(footage):
+    """Pose and normalised landmarks give the points back; over the training part they are uncorrelated with pose."""
+    dataset = LipDataset(footage, train=True)
+    known = np.column_stack([footage.pose, np.ones(footage.frames)])
+    back = known @ dataset.usual.numpy() + dataset.landmarks * dataset.spread.item()
+    assert np.allclose(back.reshape(footage.points.shape), footage.points, atol=1e-2)
+    part = dataset.landmarks[dataset.trained]
+    assert part.std() == pytest.approx(1, rel=1e-3)
+    assert np.abs(footage.pose[dataset.trained].T @ part / len(part)).max() < 1e-3
 
 
 def test_two_seconds_of_footage_are_enough(footage):
@@ -113,7 +139,7 @@ def test_training_sees_nothing_of_the_held_out_part(footage):
     footage.lower = lower
     footage.mel[held[0] * 4:] = np.nan  # and held-out sound as nan
     rng = np.random.default_rng(0)
-    for inputs, lower, _ in dataset.batches(8, rng):
+    for inputs, lower, _, _ in dataset.batches(8, rng):
         assert inputs["reference"].float().mean(dim=(2, 3, 4)).min() > 1
         assert lower.float().mean(dim=(1, 2, 3)).min() > 1
         assert torch.isfinite(inputs["mel"]).all()
