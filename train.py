@@ -361,7 +361,7 @@ def parse_args():
     parser.add_argument("--checkpoints", default="checkpoints", help="folder to write to (default: checkpoints)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--epochs", type=console.positive(int),
-                        help=f"stop after so many in all (default: {EPOCHS}, more if the clip is short; as before with --resume)")
+                        help=f"stop after so many in all (default: {EPOCHS}, more for a short clip; or as before)")
     parser.add_argument("--max-minutes", type=console.positive(float), help="stop this call after so many minutes")
     parser.add_argument("--batch-size", type=console.positive(int),
                         help=f"pictures a step (default: {BATCH_SIZE}, or as before)")

@@ -10,8 +10,8 @@ into the source frames and finds the landmarks again. Writes report.json and rep
               for the mean of the part trained on (what a network that does not listen reaches)
   leak        correlation of the swapped mouth with the one that the picture's own frames had, of which the sound knows
               nothing. chance: with mouths neither seen nor heard; not 0, for all speech begins and ends alike.
-              partial: once the driving mouth and the mean curve of other pieces are taken out of both: 0 is expected
-              but for what head turns do to any mouth; unmoved: that of mouths which never move
+              partial: once the driving mouth, the mean curve of other pieces and the head pose are taken out of both:
+              0 is expected; unmoved: the same of the frozen and the mean mouth, which cannot leak
   landmarks   distance of the 40 lip points from the real ones, own sound: px of the 168 px face, and eye distances
   picture     PSNR in dB and SSIM (Wang et al. 2004) of the generated lower face, own sound, before it is pasted, in the
               mouth's box: 1st to 99th percentile of the lip points of the part trained on, and 6 px more
@@ -98,15 +98,18 @@ def correlations(comparisons, given=lambda take, real: ()):
     return {"opening": opening, "width": width, "error": float(error)}
 
 
-def sync_rows(every, takes):
-    """Return the rows about following and leaking of {kind: takes}. every: the Speech of all of the footage."""
+def sync_rows(every, takes, pose):
+    """Return the rows about following and leaking of {kind: takes}.
+
+    every: the Speech of all of the footage; pose: (N, 2), its head pose.
+    """
     def others(*known):
         return [piece for piece in every if all(piece.apart(one) for one in known)]
 
     def usual(take, real):  # mouths that explain a likeness without a leak
         rest = [piece.shape[:take.count] for piece in others(take.seen, take.heard, real)]
         rest = [shape for shape in rest if len(shape) == take.count] or [np.zeros((take.count, 2))]
-        return take.heard.shape, gaussian_filter1d(np.mean(rest, axis=0), EVEN, axis=0)
+        return take.heard.shape, gaussian_filter1d(np.mean(rest, axis=0), EVEN, axis=0), pose[take.frames]
 
     rows = {}
     for kind, name in FOLLOWS.items():
@@ -213,7 +216,7 @@ def evaluate(footage, model, trained_on, where, against=None, voices=(), quick=F
         spoken, mel = voice_takes(path, seen)
         takes, mels[spoken[0].kind] = takes + spoken, mel
     takes = perform(footage, model, where, references, takes)
-    return {**sync_rows(others, takes), **look_rows(footage, trained, takes["own"]),
+    return {**sync_rows(others, takes, footage.pose), **look_rows(footage, trained, takes["own"]),
             **sound_rows(footage, takes, mels)}, takes
 
 
