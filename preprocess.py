@@ -149,13 +149,12 @@ def main():
 
         # 4. what was made from what, and into place
         source = contract.source_identity(video)
-        eyes = contract.FACE_SIZE * (contract.TEMPLATE[263][0] - contract.TEMPLATE[33][0])
         name = json.dumps([source["sha256"], contract.CONTRACT])
         contract.write_json(new / "meta.json", {
             "frames": frames, "source": source, "size": size, "id": hashlib.sha256(name.encode()).hexdigest()[:16],
             "contract": contract.CONTRACT, "av_offset_ms": 0, "shots": len(track["cuts"]),
             "faces_found": float(track["valid"].mean()),
-            "eye_distance": float(np.median(eyes / np.hypot(*track["transform"][:, :, 0].T)))})
+            "eye_distance": float(np.median(contract.EYE_DISTANCE / np.hypot(*track["transform"][:, :, 0].T)))})
         swap_in(new, data)
     say(f"{frames} pictures in {data / 'face'}, {frames} features in {data / 'audio'}; next: python train.py"
         + console.option("data", args.data, "data"))

@@ -38,7 +38,7 @@ from utils.dataset import Footage, LipDataset, thin
 
 # ------------------------------------------------------------------------------------------------------
 EPOCHS = 30             # a 2-minute clip: about half an hour on 2 CPU cores with bfloat16
-LEAST_STEPS = 6000      # a shorter clip has more epochs, so many steps in all: 20 seconds train for 20 minutes
+LEAST_STEPS = 6000      # a short clip has more epochs, so many steps in all: about 20 minutes there
 BATCH_SIZE = 8          # pictures a step; 4 or 2 if memory is short
 LR = 1e-3               # peak of the learning rate, what trains best from scratch with AdamW
 FINAL_LR = 3e-6         # its end. Often quoted as *the* rate for this U-Net; starting there, a whole day of CPU
@@ -53,11 +53,11 @@ DISCRIMINATOR_RATE = 0.5   # its learning rate, as a share of the network's
 ADVERSARIAL_WEIGHT = 0.01  # share of the discriminator's verdict: more is sharper, too much invents teeth
 FEATURE_WEIGHT = 0.4       # share of the difference in its features
 AVERAGING = 0.999          # what is kept, validated and shown is the exponential average of the weights, steadier
-                           # than the weights themselves; this much of it stays at each step
+                           # than the weights themselves: of the last tenth of all steps so far, at most of 1000
 SOUND_BATCH = 64        # more sounds a step for the audio branch alone: nearly free, and sync learns in minutes
 CLIP_NORM = 1.0         # longest gradient of a step
-TOLERANCE = 0.02        # best.pth is the newest network whose held-out figure is within this share of the lowest:
-                        # at the same figure a later one is sharper and follows the sound better
+TOLERANCE = 0.02        # best.pth is the newest network whose held-out mouth is within this share of the lowest: at
+                        # the same figure a later one is sharper and follows the sound better
 VALIDATE_MOST = 300     # held-out frames looked at each epoch, evenly spread
 SEED = 1                # of weights, data order and sound changes; each epoch draws from (SEED, epoch)
 # ------------------------------------------------------------------------------------------------------
@@ -132,9 +132,12 @@ class Learner:
                 "optimizer": self.optimizer.state_dict(), "judging": self.judging.state_dict()}
 
     def load_state_dict(self, saved):
-        """Go on from what state_dict() returned; the average is the checkpoint's own network."""
-        for name, state in saved.items():
-            getattr(self, name).load_state_dict(state)
+        """Go on from what state_dict() returned; the average is the checkpoint's own network.
+
+        Raises KeyError, RuntimeError or ValueError if it is something else.
+        """
+        for name in ("model", "discriminator", "optimizer", "judging"):
+            getattr(self, name).load_state_dict(saved[name])
 
     def judge(self, generated, real, rate):
         """Let the discriminator learn from a batch of mouths. Returns what the network is to learn from it."""
@@ -189,21 +192,23 @@ def train_epoch(learner, dataset, schedule, epoch, args):
 
 
 @torch.inference_mode()
-def validate(model, dataset, weight, args, where):
-    """Return how far the held-out part's mouth is off: mean absolute difference, 0..1, weighted by `weight`.
+def validate(model, dataset, judged, args, where):
+    """Return how far the held-out part is off: its mouth (mean absolute difference, 0..1, weighted by `judged`), drawn
+    with the landmarks given, and the landmarks heard (smooth L1, of their usual spread).
 
-    Sound as recorded, references as inference chooses them, landmarks where they really are: at guessed ones the
-    figure would favour blurred mouths, which are never far off. What the sound tells is measured by utils.evaluate.
+    Sound as recorded, references as inference chooses them. At the landmarks heard, the first would favour blurred
+    mouths, which are never far off.
     """
     model.eval()
-    total = 0.0
+    mouth = heard = 0.0
     for batch in dataset.batches(args.batch_size):
-        inputs, lower, _, points = to(where, batch)
+        inputs, lower, landmarks, points = to(where, batch)
         with device.autocast(where):
-            generated = model.draw(inputs["reference"], inputs["points"], points, model.hear(inputs["mel"]),
-                                   inputs["pose"])
-        total += picture_loss(generated, scaled(lower), weight).item() * len(lower)
-    return total / len(dataset.frames)
+            sound = model.hear(inputs["mel"])
+            generated = model.draw(inputs["reference"], inputs["points"], points, sound, inputs["pose"])
+            heard += landmark_loss(model.landmarks(sound).float(), landmarks).item() * len(lower)
+        mouth += picture_loss(generated, scaled(lower), judged).item() * len(lower)
+    return mouth / len(dataset.frames), heard / len(dataset.frames)
 
 
 def to(where, value):
@@ -224,7 +229,7 @@ def where_the_mouth_is(dataset):
     """
     lips = dataset.footage.track["lips"][dataset.trained].reshape(-1, 2)
     h, w = dataset.footage.lower.shape[1:3]
-    middle, spread = lips.mean(axis=0) - (0, h), np.maximum(lips.std(axis=0) * 1.5, 4)
+    middle, spread = lips.mean(axis=0) - (0, h), np.maximum(lips.std(axis=0) * 1.5, w / 42)
     y, x = np.mgrid[:h, :w]
     near = np.exp(-0.5 * (((x - middle[0]) / spread[0]) ** 2 + ((y - middle[1]) / spread[1]) ** 2))
     maps = [torch.from_numpy((weight / weight.mean()).astype(np.float32))
@@ -238,13 +243,13 @@ def where_the_mouth_is(dataset):
 
 # ------------------------------------------------------------------------------------------------------
 def begin(args, footage, dataset, where):
-    """Return (learner, map of the mouth, state): new, or where checkpoints/last.pth stands with --resume.
+    """Return (learner, `judged` of where_the_mouth_is, state): new, or where checkpoints/last.pth stands with --resume.
 
     state: epoch, step, best, history. Epochs, batch size and rate that args leaves open are filled in.
     """
     folder = Path(args.checkpoints)
     torch.manual_seed(SEED)
-    epochs = max(EPOCHS, math.ceil(LEAST_STEPS * BATCH_SIZE / len(dataset.frames)))
+    epochs = max(EPOCHS, math.ceil(LEAST_STEPS * (args.batch_size or BATCH_SIZE) / len(dataset.frames)))
     settings = {"epochs": epochs, "batch_size": BATCH_SIZE, "lr": LR}
     if args.resume:
         model, saved = checkpoint.load(folder / "last.pth", train_command(args.data, args.checkpoints))
@@ -277,7 +282,11 @@ def begin(args, footage, dataset, where):
     weight, judged, crop = where_the_mouth_is(dataset)
     learner = Learner(model, weight, crop, where)
     if args.resume:
-        learner.load_state_dict(saved["learner"])
+        try:
+            learner.load_state_dict(saved["learner"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(f"{folder}/last.pth holds no training to go on with ({str(error).splitlines()[0]}); "
+                            f"run: {train_command(args.data, args.checkpoints)}") from error
     return learner, judged.to(where), state
 
 
@@ -321,10 +330,11 @@ def main():
             begun = time.monotonic()
             epoch = state["epoch"] + 1
             train, speed = train_epoch(learner, trained, schedule, epoch, args)
-            held_out = validate(learner.averaged, held, judged, args, where)
+            held_out, heard = validate(learner.averaged, held, judged, args, where)
             state.update(epoch=epoch, step=schedule.step)
-            state["history"].append({"epoch": epoch, "train": train, "held_out": held_out, "lr": schedule.rate(),
-                                     "pictures_per_s": round(speed, 1), "seconds": round(time.monotonic() - begun, 1)})
+            state["history"].append({
+                "epoch": epoch, "train": train, "held_out": held_out, "heard": heard, "lr": schedule.rate(),
+                "pictures_per_s": round(speed, 1), "seconds": round(time.monotonic() - begun, 1)})
             best = held_out < state["best"] * (1 + TOLERANCE)
             state["best"] = min(held_out, state["best"])
             content = pack_up(learner, state, args, footage)
@@ -351,7 +361,7 @@ def line(state, schedule, args, seconds, best):
         left = min(left, max(0.0, args.max_minutes * 60 - (time.monotonic() - START)))
     over = schedule.over()
     return (f"epoch {row['epoch']:3d}{'' if over else f'/{args.epochs}'}  train {row['train']:.4f}  "
-            f"held-out {row['held_out']:.4f}{'*' if best else ' '} lr {row['lr']:.1e}  "
+            f"held-out {row['held_out']:.4f}{'*' if best else ' '} heard {row['heard']:.3f}  lr {row['lr']:.1e}  "
             f"{row['pictures_per_s']:.0f} pictures/s  {'done' if over else f'{left / 60:.1f} min left'}")
 
 

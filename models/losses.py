@@ -20,7 +20,7 @@ def gradient_loss(generated, real, weight):
 
 
 def landmark_loss(predicted, real):
-    """Smooth L1 on normalised mouth landmarks (B, L): tells the audio branch directly what mouth it heard."""
+    """Smooth L1 on normalised landmarks (B, 2L): tells the audio branch directly what mouth it heard."""
     return F.smooth_l1_loss(predicted, real)
 
 

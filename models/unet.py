@@ -11,8 +11,8 @@ the mouth closed, one with it open, from which it borrows lips and teeth), the s
 the head is turned. Known 2-D trainers feed the current frame with a masked rectangle and learn to read the old
 mouth from the cheeks and jaw around it.
 
-In training they are carried to where lips and jaw really were, so the drawing part learns mouths and not guesses: it
-need not blur what the sound leaves open. That is the landmark head's lesson alone.
+In training the references are carried to where lips, jaw and nose really were, so the drawing part learns mouths and
+not guesses: it need not blur what the sound leaves open. That is the landmark head's lesson alone.
 
 Plain 3x3 convolutions at half resolution: depthwise ones count fewer operations and run slower on a CPU.
 """
@@ -73,7 +73,8 @@ class LipUNet(nn.Module):
     """See the module's docstring. Sizes are free: what does not divide by two is padded and cut inside.
 
     references: lower halves of other frames per input. mels: bands of the mel. points: landmarks that the
-    head predicts. channels: of the four levels. audio_width: of the sound's vector.
+    head predicts. channels: of the four levels. audio_width: of the sound's vector. Buffers: mean and spread of each
+    mel band; `usual`, where the landmarks lie by head pose alone, and `spread`, the pixels of a landmark of 1.
     """
 
     def __init__(self, references=2, mels=80, points=65, channels=(32, 64, 128, 192), audio_width=256,

@@ -39,6 +39,7 @@ def swapped(rng, leaking, onset, count=40):
     """Return a footage's pieces, and a take that follows one of them and keeps a share `leaking` of another."""
     every = [stage.Speech(75 * k, None, walk(rng) + onset, None) for k in range(count)]
     take = stage.Take("swapped", every[0], every[1], None, 75)
+    take.frames = np.arange(75)
     take.shape = 0.8 * every[1].shape + leaking * every[0].shape + 0.5 * onset + 0.3 * walk(rng)
     return every, take
 
@@ -49,13 +50,28 @@ def test_partial_leak_sees_the_old_mouth_but_not_what_all_speech_has_in_common(l
     onset = 1.2 * np.sin(np.linspace(0, np.pi, 75))[:, None] * np.ones(2)
     found = []
     for every, take in [swapped(rng, leaking, onset) for _ in range(40)]:
-        rows = evaluate.sync_rows(every, {"swapped": [take], "own": [take], "real": [], "frozen": [], "mean": []})
+        takes = {"swapped": [take], "own": [take], "real": [], "frozen": [], "mean": []}
+        rows = evaluate.sync_rows(every, takes, walk(rng, 3000))
         found.append([[rows[name][key] for key in ("opening", "width")]
                       for name in ("leak", "leak, partial", "  chance", "  chance, partial")])
     leak, partial, chance, partial_chance = np.mean(found, axis=0)
     assert (leak > 0.3).all() and (chance > 0.3).all(), "the plain figure cannot tell the two apart"
     assert (partial > low).all() and (partial < high).all(), partial
     assert (np.abs(partial_chance) < 0.05).all(), partial_chance
+
+
+def test_what_a_head_turn_does_to_every_mouth_is_no_leak():
+    """Both mouths follow the head pose: a leak in the partial figure only if the pose is not known."""
+    rng, found = np.random.default_rng(6), {True: [], False: []}
+    for _ in range(20):
+        every, take = swapped(rng, 0, 0)
+        turn = walk(rng)
+        take.shape, every[0].shape[:] = take.shape + turn, every[0].shape + turn
+        takes = {"swapped": [take], "own": [take], "real": [], "frozen": [], "mean": []}
+        for known in found:
+            pose = turn if known else np.zeros((75, 2))
+            found[known].append(evaluate.sync_rows(every, takes, pose)["leak, partial"]["opening"])
+    assert abs(np.mean(found[True])) < 0.1 and np.mean(found[False]) > 0.25
 
 
 def test_jitter_and_seam_and_sharpness_are_1_for_the_real_thing(picture):

@@ -14,8 +14,10 @@ import pytest
 import torch
 
 import train
+from models.unet import LipUNet
 from utils import checkpoint
 from utils.console import UserError
+from utils.dataset import Footage, LipDataset
 
 ROOT = Path(__file__).parent.parent
 
@@ -77,26 +79,23 @@ def test_resumed_training_equals_uninterrupted(run, monkeypatch):
     """Interrupted after epoch 1 in the middle of epoch 2, then resumed: bit-equal weights, optimizers and history."""
     monkeypatch.setattr(train, "DISCRIMINATOR_FROM", 3)
     whole = run("--epochs", 3, folder="whole")
-    original, calls = train.train_epoch, []
+    step, numbers = train.Learner.step, []
 
-    def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 2:
+    def interrupted(self, batch, sounds, number, rate):
+        numbers.append(number)
+        if len(numbers) == 20:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return step(self, batch, sounds, number, rate)
 
-    train.train_epoch = interrupted
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run("--epochs", 3, folder="parts")
-    finally:
-        train.train_epoch = original
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train.Learner, "step", interrupted)
+        run("--epochs", 3, folder="parts")
     parts = run("--epochs", 3, "--resume", folder="parts")
     a, b = (torch.load(folder / "last.pth", weights_only=True) for folder in (whole, parts))
     assert all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
     learnt = [list(flat(content["learner"])) for content in (a, b)]
     assert len(learnt[0]) == len(learnt[1]) > 200
-    assert all(torch.equal(torch.as_tensor(x), torch.as_tensor(y)) for x, y in zip(*learnt, strict=True))
+    assert all(torch.equal(x, y) if torch.is_tensor(x) else x == y for x, y in zip(*learnt, strict=True))
     for rows in (a["history"], b["history"]):
         for row in rows:
             del row["seconds"], row["pictures_per_s"]
@@ -153,6 +152,61 @@ def test_resume_keeps_the_settings_it_is_not_given(run):
     done = torch.load(folder / "last.pth", weights_only=True)
     assert done["settings"] == first["settings"] == {"batch_size": 4, "lr": 2e-4, "epochs": 3, "seed": train.SEED}
     assert done["epoch"] == 3
+
+
+@pytest.mark.parametrize("damage", ["empty", "discriminator"])
+def test_resume_refuses_what_holds_no_training(run, one_epoch, tmp_path, damage):
+    """A best.pth put in place of last.pth, or damaged weights, are refused in one line."""
+    folder = Path(shutil.copytree(one_epoch, tmp_path / "checkpoints"))
+    saved = torch.load(folder / "last.pth", weights_only=True)
+    if damage == "empty":
+        saved["learner"] = {}
+    else:
+        saved["learner"]["discriminator"]["verdict.bias"] = torch.zeros(5)
+    checkpoint.save(folder / "last.pth", saved)
+    with pytest.raises(UserError, match=r"last\.pth holds no training to go on with.*python train.py"):
+        run("--epochs", 2, "--resume")
+
+
+def test_a_short_clip_trains_for_more_epochs_unless_told(run, monkeypatch):
+    monkeypatch.setattr(train, "LEAST_STEPS", 60)
+    monkeypatch.setattr(train, "EPOCHS", 1)
+    for options, epochs in (((), 5), (("--epochs", 2), 2), (("--batch-size", 100), 60)):
+        folder = run(*options, "--max-minutes", 0.01, folder=f"{epochs}")
+        assert torch.load(folder / "last.pth", weights_only=True)["settings"]["epochs"] == epochs
+
+
+def test_the_discriminator_waits_and_the_average_follows(tiny_data, monkeypatch):
+    """Before its step the discriminator does not change, from it on it does; the average stays behind the weights."""
+    monkeypatch.setattr(train, "DISCRIMINATOR_FROM", 1)
+    torch.manual_seed(0)
+    dataset, rng = LipDataset(Footage(tiny_data), train=True), np.random.default_rng(0)
+    weight, _, crop = train.where_the_mouth_is(dataset)
+    learner = train.Learner(LipUNet(), weight, crop, torch.device("cpu"))
+    batch, sounds = next(dataset.batches(4, rng)), dataset.sounds(8, rng)
+    judge, old = learner.discriminator.verdict.bias, learner.model.paint.weight.detach().clone()
+    before = judge.detach().clone()
+    learner.step(batch, sounds, 0, 1e-3)
+    assert torch.equal(judge, before)
+    learner.step(batch, sounds, 1, 1e-3)
+    assert not torch.equal(judge, before)
+    new, averaged = learner.model.paint.weight, learner.averaged.paint.weight
+    assert 0 < (averaged - old).norm() < (new - old).norm()
+
+
+def test_the_mouth_is_found_where_the_lips_are(tiny_data):
+    """The crop is 56 x 104 inside the picture, even if lips lie at its edge; both maps have mean 1."""
+    dataset = LipDataset(Footage(tiny_data), train=True)
+    lips = dataset.footage.track["lips"]
+    for move in (0, -40, 40):
+        dataset.footage.track["lips"] = lips + move
+        weight, judged, (rows, columns) = train.where_the_mouth_is(dataset)
+        assert weight.mean() == pytest.approx(1) and judged.mean() == pytest.approx(1)
+        assert (rows.stop - rows.start, columns.stop - columns.start) == (56, 104)
+        assert rows.start >= 0 and rows.stop <= 84 and columns.start >= 0 and columns.stop <= 168
+        if not move:
+            y, x = np.unravel_index(judged.argmax(), judged.shape)
+            assert np.hypot(*(lips.reshape(-1, 2).mean(axis=0) - (x, y + 84))) < 3
 
 
 def test_resume_refuses_other_data_and_finished_training(run, one_epoch, tmp_path):

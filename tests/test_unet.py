@@ -97,6 +97,16 @@ def test_carry_brings_the_lips_where_they_belong_and_leaves_the_rest():
     assert torch.allclose(moved[60:], picture[0, 0, 60:], atol=1e-3)
 
 
+def test_carry_is_finite_for_points_that_coincide_and_the_same_under_autocast():
+    points = torch.full((2, 3, 7, 2), 20.0)
+    belong = torch.rand(2, 7, 2) * 30
+    assert carry(points[:, 0], points, 37, 51).abs().max() == 0
+    flow = carry(belong, points, 37, 51)
+    assert flow.shape == (2, 3, 2, 37, 51) and torch.isfinite(flow).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(carry(belong, points, 37, 51), flow)
+
+
 def test_place_undoes_the_normalisation():
     """Landmarks 0 lie where the head pose alone has them; the scale is in pixels."""
     model = LipUNet()

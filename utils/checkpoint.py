@@ -8,6 +8,7 @@ import torch
 from models.unet import LipUNet
 from utils.console import UserError
 from utils.contract import check_contract
+from utils.face import CARRIED
 
 KEYS = {"model": dict, "model_args": dict, "learner": dict, "scheduler": dict, "epoch": int, "best": float,
         "settings": dict, "contract": dict, "data": dict, "history": list}
@@ -46,6 +47,8 @@ def load(path, command="python train.py"):
     check_contract(checkpoint["contract"], f"{path} was trained", remedy)
     try:
         model = LipUNet(**checkpoint["model_args"])
+        if model.model_args["points"] != len(CARRIED):
+            raise ValueError(f"{model.model_args['points']} landmarks, not {len(CARRIED)}")
         model.load_state_dict(checkpoint["model"])
     except (RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"{path} does not fit models/unet.py ({str(error).splitlines()[0]}); {remedy}") from error

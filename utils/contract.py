@@ -28,6 +28,8 @@ TEMPLATE = {
     168: (0.500, 0.369), 6: (0.500, 0.399), 197: (0.500, 0.429),                        # nose bridge
 }
 
+EYE_DISTANCE = FACE_SIZE * (TEMPLATE[263][0] - TEMPLATE[33][0])  # px between the outer eye corners of an aligned face
+
 # -- sound -------------------------------------------------------------------------------------------
 SAMPLE_RATE = 16000          # Hz, mono
 N_FFT = 800                  # samples of one spectrum (50 ms), and its window

@@ -49,8 +49,8 @@ class Footage:
     def inputs(self, frames, windows, references):
         """Return the network's input for `frames` hearing `windows`: a dict of tensors for LipUNet.forward.
 
-        This is the one input rule. Of frame i it uses the head pose, and the lower halves of the frames
-        references[i]: never its own.
+        This is the one input rule. Of frame i it uses the head pose, and of the frames references[i] the lower
+        halves and their landmarks: never its own.
         """
         frames = np.asarray(frames)
         return {"reference": torch.from_numpy(self.lower[references[frames]]),             # (B, 2, 84, 168, 3) uint8
@@ -64,7 +64,8 @@ class Footage:
         They come from the same shot, at least REFERENCE_GAP frames away, from the frames `allowed` (bool (N,),
         default all with a face); a shot too short for that borrows open and closed mouths from others. Without
         `rng` the choice is the nearest head pose, kept while it stays nearly as good so that the picture does not
-        flicker; with `rng` it is random, so that training meets every pairing. UserError if the footage is too short.
+        flicker; with `rng` it is the nearest of DRAWN random ones, another each time. UserError if the footage is
+        too short.
         """
         allowed = self.track["valid"] if allowed is None else allowed & self.track["valid"]
         every = np.flatnonzero(allowed)
@@ -183,7 +184,7 @@ def split(frames):
 
 
 class LipDataset:
-    """Batches of (input, wanted picture, wanted landmarks) from the training or the held-out part of a clip.
+    """Batches of inputs and what is wanted of them, from the training or the held-out part of a clip.
 
     With `train` every epoch draws new references and changes the sound as rooms, microphones and other voices
     would; some samples hear only silence and are shown a closed mouth.

@@ -12,7 +12,7 @@ into the source frames and finds the landmarks again. Writes report.json and rep
               nothing. chance: with mouths neither seen nor heard; not 0, for all speech begins and ends alike.
               partial: once the driving mouth, the mean curve of other pieces and the head pose are taken out of both:
               0 is expected; unmoved: the same of the frozen and the mean mouth, which cannot leak
-  landmarks   distance of the 40 lip points from the real ones, own sound: px of the 168 px face, and eye distances
+  landmarks   distance of the 40 lip points from the real ones, own sound: px of the aligned face, and eye distances
   picture     PSNR in dB and SSIM (Wang et al. 2004) of the generated lower face, own sound, before it is pasted, in the
               mouth's box: 1st to 99th percentile of the lip points of the part trained on, and 6 px more
   texture     generated over real, own sound, so 1 is right. sharpness: variance of the Laplacian in that box; jitter:
@@ -49,7 +49,6 @@ MOST_PAIRS = 24       # swapped pairs that are rendered
 EVEN = 4              # frames, sigma by which the mean curve of the other pieces is smoothed: they may be few
 MOST_OTHERS = 60      # other pieces whose real mouths tell what chance is
 ROOM = -7.5           # log level of a quiet room's noise floor, as in the pauses of recorded speech
-EYES = (contract.TEMPLATE[263][0] - contract.TEMPLATE[33][0]) * contract.FACE_SIZE  # px between them in aligned faces
 VOICE = 20 * contract.FPS  # frames of each of --voices that are rendered
 
 
@@ -103,10 +102,10 @@ def sync_rows(every, takes, pose):
 
     every: the Speech of all of the footage; pose: (N, 2), its head pose.
     """
-    def others(*known):
-        return [piece for piece in every if all(piece.apart(one) for one in known)]
+    def others(*used):
+        return [piece for piece in every if all(piece.apart(one) for one in used)]
 
-    def usual(take, real):  # mouths that explain a likeness without a leak
+    def known(take, real):  # what that explains a likeness without a leak
         rest = [piece.shape[:take.count] for piece in others(take.seen, take.heard, real)]
         rest = [shape for shape in rest if len(shape) == take.count] or [np.zeros((take.count, 2))]
         return take.heard.shape, gaussian_filter1d(np.mean(rest, axis=0), EVEN, axis=0), pose[take.frames]
@@ -121,9 +120,9 @@ def sync_rows(every, takes, pose):
     chance = [(take, piece) for take in takes["swapped"] for piece in others(take.seen, take.heard)]
     for name, pairs in (("leak", old), ("  chance", chance)):
         if pairs:
-            rows.update({name: correlations(pairs), f"{name}, partial": correlations(pairs, usual)})
+            rows.update({name: correlations(pairs), f"{name}, partial": correlations(pairs, known)})
     still = [(take, take.seen) for take in takes["frozen"] + takes["mean"]]
-    return {**rows, **({"  unmoved, partial": correlations(still, usual)} if still else {})}
+    return {**rows, **({"  unmoved, partial": correlations(still, known)} if still else {})}
 
 
 def look_rows(footage, trained, own):
@@ -133,7 +132,7 @@ def look_rows(footage, trained, own):
              for take in own for made, i in zip(take.pictures, take.frames, strict=True)]
     off = np.mean([np.linalg.norm(take.lips - footage.track["lips"][take.frames], axis=-1).mean() for take in own])
     made, real = np.mean([list(map(figures.sharpness, pair)) for pair in pairs], axis=0)
-    found = {"landmarks": {"px": off, "eyes": off / EYES},
+    found = {"landmarks": {"px": off, "eyes": off / contract.EYE_DISTANCE},
              "picture": {"psnr": [cv2.PSNR(*pair) for pair in pairs], "ssim": [figures.ssim(*pair) for pair in pairs]},
              "texture": {"sharpness": made / max(1e-9, real),
                          "jitter": [figures.jitter(take.shape[:, 0], take.seen.shape[:, 0]) for take in own],
@@ -208,7 +207,7 @@ def evaluate(footage, model, trained_on, where, against=None, voices=(), quick=F
         raise UserError(f"{footage.data} has no two held-out pieces of {LEAST_PIECE} frames or more to swap; "
                         f"run: python -m utils.evaluate{console.option('data', footage.data, 'data')} "
                         "--against ANOTHER_VIDEO")
-    order = range(min(4, len(pairs))) if quick else np.random.default_rng(0).permutation(len(pairs))[:MOST_PAIRS]
+    order = np.random.default_rng(0).permutation(len(pairs))[:4 if quick else MOST_PAIRS]
     references, mels = footage.references(), {}
     takes = [take for take in plan(footage, references, trained, [pairs[k] for k in order])
              if (take.kind in ("swapped", "own", "silence") or not quick) and (take.kind != "real" or not against)]

@@ -25,7 +25,7 @@ def correlate(a, b):
 def alike(a, b, given=()):
     """Return the correlations [opening, width] of two mouths (T, 2) while both last.
 
-    given: more mouths; what they explain, by least squares, is taken out of both first (partial correlation).
+    given: more curves (T, K); what they explain, by least squares, is taken out of both first (partial correlation).
     """
     n = min(map(len, (a, b, *given)))
     known = np.column_stack([np.ones(n), *(mouth[:n] for mouth in given)])
@@ -56,7 +56,7 @@ def pauses(mel):
     return binary_opening(level < low + QUIET * (high - low), np.ones(PAUSE))
 
 
-def mouth_box(lips, margin=6):
+def mouth_box(lips, margin=FACE_SIZE // 28):
     """Return (rows, columns) of the lower half that hold lips (N, 40, 2), face pixels: 1st-99th percentile + margin."""
     low, high = np.quantile(lips.reshape(-1, 2) - (0, LOWER_TOP), (0.01, 0.99), axis=0)
     left, top = np.maximum(0, np.floor(low - margin)).astype(int)

@@ -46,7 +46,10 @@ class Take:
 
 
 def pieces(frames, cuts):
-    """Cut rising frame numbers into runs [(first, last + 1), ...] of LEAST_PIECE..PIECE that cross no cut."""
+    """Cut rising frame numbers into runs [(first, last + 1), ...] that cross no cut.
+
+    Each has PIECE frames, or half of them all if they are few, and is cut from what still has LEAST_PIECE.
+    """
     most = min(PIECE, len(frames) // 2)
     found = []
     for first, last in face.shots(cuts, frames[-1] + 1 if len(frames) else 0):
