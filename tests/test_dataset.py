@@ -58,13 +58,17 @@ def test_no_pixel_of_the_current_lower_half_is_fed(footage, copy):
 
 @pytest.mark.parametrize("random", [False, True])
 def test_references_are_a_second_away_and_of_the_same_shot(footage, random):
-    """Closed-mouth and open-mouth references, none within one second, none across a cut."""
+    """Closed-mouth and open-mouth references, none within one second; across a cut only for lack of them."""
     footage.track["cuts"] = np.array([0, 70])
     rng = np.random.default_rng(0) if random else None
     chosen = footage.references(rng=rng)
     frames = np.arange(footage.frames)
     assert (np.abs(chosen - frames[:, None]) >= contract.REFERENCE_GAP).all()
-    assert ((chosen < 70) == (frames < 70)[:, None]).all()
+    same = (chosen < 70) == (frames < 70)[:, None]
+    for i, role in zip(*np.nonzero(~same), strict=True):
+        fitting = footage._fitting(np.arange(70) if i < 70 else np.arange(70, footage.frames), role)
+        assert (np.abs(fitting - i) < contract.REFERENCE_GAP).all()
+    assert same.mean() > 0.5
     opening = footage.opening[chosen].mean(axis=0)
     assert opening[1] > opening[0] + 0.05
 

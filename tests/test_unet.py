@@ -9,11 +9,20 @@ from models.losses import adversarial_loss, discriminator_loss, feature_loss, gr
 from models.unet import LipUNet, carry, warp
 
 
+def network(height=84, width=168):
+    """Return a new LipUNet whose landmarks usually lie on a grid over the lower half."""
+    model = LipUNet()
+    x, y = np.meshgrid(np.linspace(0.3, 0.7, 13) * width, np.linspace(0.1, 0.9, 5) * height)
+    model.usual[2] = torch.from_numpy(np.stack([x, y], axis=-1).reshape(-1))
+    return model.eval()
+
+
 def batch(size=2, height=84, width=168, seed=0):
     """Return a random input dict for LipUNet.forward."""
     rng = np.random.default_rng(seed)
     return {"reference": torch.from_numpy(rng.integers(0, 256, (size, 2, height, width, 3), dtype=np.uint8)),
-            "points": torch.from_numpy(rng.uniform(0, (width, height), (size, 2, 65, 2)).astype(np.float32)),
+            "points": network(height, width).usual[2].reshape(65, 2) + torch.from_numpy(
+                rng.normal(0, 1, (size, 2, 65, 2)).astype(np.float32)),
             "mel": torch.from_numpy(rng.normal(-6, 2, (size, 64, 80)).astype(np.float32)),
             "pose": torch.from_numpy(rng.normal(0, 0.05, (size, 2)).astype(np.float32))}
 
@@ -21,16 +30,17 @@ def batch(size=2, height=84, width=168, seed=0):
 @pytest.mark.parametrize("size", [(84, 168), (168, 336), (42, 84), (37, 51), (85, 167)])
 def test_output_has_the_size_of_the_input(size):
     """Sizes that do not divide by 16, or even by 2, come out as they went in."""
-    picture, lips = LipUNet().eval()(**batch(1, *size))
+    picture, landmarks = network(*size)(**batch(1, *size))
     assert picture.shape == (1, 3, *size)
-    assert lips.shape == (1, 130)
+    assert landmarks.shape == (1, 130)
     assert torch.isfinite(picture).all()
 
 
 def test_new_network_starts_from_the_references():
     """Before training two thirds of the picture are the mean of the references: learning starts from a face."""
-    inputs = batch(1)
-    picture, _ = LipUNet().eval()(**inputs)
+    inputs, model = batch(1), network()
+    inputs["points"] = model.usual[2].reshape(1, 1, 65, 2).expand(1, 2, 65, 2)  # the references' lips are in place
+    picture, _ = model(**inputs)
     mean = inputs["reference"].float().mean(dim=1).permute(0, 3, 1, 2) / 255
     assert np.corrcoef(picture.detach().flatten(), mean.flatten())[0, 1] > 0.9
 
@@ -53,7 +63,7 @@ def test_every_weight_learns():
 def test_all_inputs_are_listened_to():
     """Sound, references and pose each change the picture; only the sound changes the landmarks."""
     torch.manual_seed(0)
-    model = LipUNet().eval()
+    model = network()
     for parameter in (model.mix.weight, model.flow.weight):
         torch.nn.init.normal_(parameter, std=0.05)
     inputs, other = batch(seed=0), batch(seed=1)
@@ -66,7 +76,7 @@ def test_all_inputs_are_listened_to():
 
 def test_each_picture_depends_on_its_own_row_only():
     """What else is in the batch changes nothing: batch sizes of training and inference may differ."""
-    model = LipUNet().eval()
+    model = network()
     inputs = batch(4)
     together, _ = model(**inputs)
     alone, _ = model(**{key: value[2:3] for key, value in inputs.items()})
@@ -94,7 +104,7 @@ def test_carry_brings_the_lips_where_they_belong_and_leaves_the_rest():
     moved = warp(picture, carry(lips, points, 84, 168)[:, 0])[0, 0]
     y, x = np.unravel_index(moved[:50].argmax(), (50, 168))
     assert abs(x - 73) <= 1 and abs(y - 26) <= 1
-    assert torch.allclose(moved[60:], picture[0, 0, 60:], atol=1e-3)
+    assert torch.allclose(moved[60:], picture[0, 0, 60:], atol=5e-3)
 
 
 def test_carry_is_finite_for_points_that_coincide_and_the_same_under_autocast():
@@ -132,7 +142,8 @@ def test_losses_are_zero_on_the_truth_and_weigh_the_mouth():
     edge = torch.zeros(1, 3, 84, 168)
     edge[..., 84:] = 1
     blurred = torch.nn.functional.avg_pool2d(edge, 5, 1, 2)
-    assert gradient_loss(blurred, edge, torch.ones(84, 168)) > 0
+    flat = edge + (blurred - edge).abs().mean()  # as far off, but no less sharp
+    assert gradient_loss(blurred, edge, torch.ones(84, 168)) > 0.01 > gradient_loss(flat, edge, torch.ones(84, 168))
 
 
 def test_discriminator_learns_to_tell_blurred_from_sharp_and_its_features_say_how():

@@ -10,8 +10,8 @@ into the source frames and finds the landmarks again. Writes report.json and rep
               for the mean of the part trained on (what a network that does not listen reaches)
   leak        correlation of the swapped mouth with the one that the picture's own frames had, of which the sound knows
               nothing. chance: with mouths neither seen nor heard; not 0, for all speech begins and ends alike.
-              partial: once the driving mouth, the mean curve of other pieces and the head pose are taken out of both:
-              0 is expected; unmoved: the same of the frozen and the mean mouth, which cannot leak
+              partial: once the driving mouth, the mean curve of other pieces, the head pose, and what is seen of the
+              frozen and the mean mouth in that picture (cheeks move too) are taken out of both: 0 is expected
   landmarks   distance of the 40 lip points from the real ones, own sound: px of the aligned face, and eye distances
   picture     PSNR in dB and SSIM (Wang et al. 2004) of the generated lower face, own sound, before it is pasted, in the
               mouth's box: 1st to 99th percentile of the lip points of the part trained on, and 6 px more
@@ -108,9 +108,10 @@ def sync_rows(every, takes, pose):
     def known(take, real):  # what that explains a likeness without a leak
         rest = [piece.shape[:take.count] for piece in others(take.seen, take.heard, real)]
         rest = [shape for shape in rest if len(shape) == take.count] or [np.zeros((take.count, 2))]
-        return take.heard.shape, gaussian_filter1d(np.mean(rest, axis=0), EVEN, axis=0), pose[take.frames]
+        return (take.heard.shape, gaussian_filter1d(np.mean(rest, axis=0), EVEN, axis=0), pose[take.frames],
+                *(still.shape for still in unmoved if still.seen is take.seen and still is not take))
 
-    rows = {}
+    rows, unmoved = {}, takes["frozen"] + takes["mean"]
     for kind, name in FOLLOWS.items():
         if takes[kind]:
             rows[name] = correlations([(take, take.heard) for take in takes[kind]])
@@ -121,8 +122,7 @@ def sync_rows(every, takes, pose):
     for name, pairs in (("leak", old), ("  chance", chance)):
         if pairs:
             rows.update({name: correlations(pairs), f"{name}, partial": correlations(pairs, known)})
-    still = [(take, take.seen) for take in takes["frozen"] + takes["mean"]]
-    return {**rows, **({"  unmoved, partial": correlations(still, known)} if still else {})}
+    return rows
 
 
 def look_rows(footage, trained, own):
