@@ -221,11 +221,14 @@ class LipDataset:
     def _describe_landmarks(self):
         """Normalise the landmarks: without what head pose does to them, over their usual spread.
 
-        landmarks (N, 130) = (points - [pose, 1] @ usual) / spread, all of the training part.
+        landmarks (N, 130) = (points - [pose, 1] @ usual) / spread, all of the training part. The fit knows how far
+        the mouth is open and how wide it is, or a pose that trembles with the mouth would take the mouth's part.
         """
         points = self.footage.points.reshape(self.footage.frames, -1).astype(np.float64)
         pose = np.column_stack([self.footage.pose, np.ones(self.footage.frames)])
-        usual, *_ = np.linalg.lstsq(pose[self.trained], points[self.trained], rcond=None)
+        mouth = self.footage.track["shape"] - self.footage.track["shape"][self.trained].mean(axis=0)
+        fit, *_ = np.linalg.lstsq(np.hstack([pose, mouth])[self.trained], points[self.trained], rcond=None)
+        usual = fit[:3]
         apart = points - pose @ usual
         spread = max(1e-6, apart[self.trained].std())
         self.usual, self.spread = torch.from_numpy(usual.astype(np.float32)), torch.tensor(spread).float()
