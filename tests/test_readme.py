@@ -17,6 +17,7 @@ RUN_BY = {
     "python preprocess.py VIDEO": "conftest.tiny_data, .ci/run",
     "python train.py": "test_train with a number of epochs",
     "python train.py --max-minutes 10": "test_train.test_max_minutes_ends_in_time_with_the_rate_down",
+    "python train.py --max-minutes 30": "the same with fewer",
     "python train.py --resume": "test_train.test_killed_at_a_random_moment_it_resumes",
     "python train.py --lr 0.0003": "test_train.test_a_new_training_keeps_the_old_one with another rate",
     "python inference.py": "test_chain.test_first_run_of_a_newcomer",
