@@ -1,11 +1,14 @@
 """Tracking: cuts, frames without a face, several people, small faces, and what is damaged."""
 
+import sys
+
 import cv2
 import numpy as np
 import pytest
 
+import preprocess
 from conftest import one_line
-from utils import media, sample, tracking
+from utils import contract, media, sample, tracking
 from utils.console import UserError
 
 
@@ -166,3 +169,50 @@ def test_the_crop_moves_with_the_face():
     frames = [scene([(180, 10 + 12 * k, 80, 0.1)]) for k in range(36)]
     track = tracking.track(frames)
     assert track["valid"].all() and (np.abs(middle(track) - (100 + 12 * np.arange(36))) < 25).all()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Path of 2.4 seconds of two people, the right one larger; the left one has a microphone before the mouth at the
+    end of it."""
+    path = tmp_path_factory.mktemp("pair") / "pair.mp4"
+    tone = 0.1 * np.sin(np.arange(38400) / 9).astype(np.float32)[:, None]
+    with media.VideoWriter(path, 640, 360, 18, "ultrafast", iter([tone]), 16000) as video:
+        for k in range(60):
+            opening = 0.5 + 0.5 * np.sin(k)
+            picture = scene([(230, 20 + k // 4, 60, opening), (320, 310, 30, opening)])
+            if k >= 50:
+                cv2.ellipse(picture, (135 + k // 4, 230), (24, 28), 0, 0, 360, (25, 25, 28), -1)
+            planes = media.rgb_to_yuv(picture.astype(np.float32), (0.299, 0.114, False))
+            video.write([media.to_uint8(planes[0]), *[media.to_uint8(plane[::2, ::2]) for plane in planes[1:]]])
+    return path
+
+
+def prepare(pair, tmp_path, monkeypatch, *more):
+    """Run preprocess.py on the pair. Returns (meta, track)."""
+    data = tmp_path / "data"
+    monkeypatch.setattr(sys, "argv", ["preprocess.py", str(pair), "--data", str(data), *more])
+    preprocess.main()
+    meta = contract.read_meta(data)
+    return meta, contract.read_track(data, meta)
+
+
+def test_the_larger_person_is_prepared_and_the_other_said(pair, tmp_path, monkeypatch, capsys):
+    meta, track = prepare(pair, tmp_path, monkeypatch)
+    assert meta["frames"] == 60 and track["valid"].all() and (np.abs(middle(track) - 470) < 25).all()
+    assert "up to 2 faces are in the picture; number 1 was followed" in capsys.readouterr().err
+
+
+def test_another_person_is_prepared_if_asked_and_said(pair, tmp_path, monkeypatch, capsys):
+    _, track = prepare(pair, tmp_path, monkeypatch, "--face", "2")
+    assert (np.abs(middle(track) - 142) < 25).all()
+    assert track["valid"][:50].all() and not track["valid"][50:].any()
+    errors = capsys.readouterr().err
+    assert "number 2 was followed" in errors and "in front of the mouth in 10 frames (the first at 2.0 s)" in errors
+
+
+def test_a_person_who_is_not_there_is_refused(pair, tmp_path, monkeypatch):
+    with pytest.raises(UserError) as error:
+        prepare(pair, tmp_path, monkeypatch, "--face", "3")
+    assert "--face 3 was asked for, but 2 faces are in" in one_line(error)
+    assert not (tmp_path / "data" / "meta.json").exists()

@@ -1,4 +1,4 @@
-"""Is something in front of the mouth: a hand, a microphone, a cup? Such frames are neither learnt from nor painted over.
+"""Is something in front of the mouth: a hand, a microphone, a cup? Such frames are not learnt from, nor painted over.
 
 The landmarker draws its mouth on a hand as well. So each mouth is compared with what head pose and mouth shape say
 that it should look like (regression), and then with how this person's mouths look at all (principal components), both
