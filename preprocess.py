@@ -10,7 +10,7 @@ A run builds beside the old data and swaps it in at the end, so a video that fai
 Predictions made from the old data are dropped; finished videos in data/result/ stay.
 
 Run     python preprocess.py              the only video in input/
-        python preprocess.py VIDEO [--data data]
+        python preprocess.py VIDEO [--data data] [--face N]
 Next    python train.py
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils import audio, console, contract, face, media
+from utils import audio, console, contract, cover, face, media, tracking
 from utils.console import UserError, say
 
 # ------------------------------------------------------------------------------------------------------
@@ -32,9 +32,9 @@ QUIET_SOUND = 1e-4      # peak (0..1) below which the sound counts as missing
 # ------------------------------------------------------------------------------------------------------
 
 
-def find_faces(video):
-    """Return the track of the video's faces (see contract.read_track) and the size (width, height) of a frame."""
-    losses, size = media.Losses(), []
+def find_faces(video, number):
+    """Return the track of person `number` (see contract.read_track) and the size (width, height) of a frame."""
+    losses, size, crowd = media.Losses(), [], []
 
     def pictures():
         bar = tqdm(media.read_frames(video, losses=losses), total=media.probe(video)["frames"],
@@ -44,7 +44,7 @@ def find_faces(video):
             size[:] = rgb.shape[1], rgb.shape[0]
             yield rgb
 
-    track = face.track(pictures())
+    track = tracking.track(pictures(), number, crowd)
     frames = len(track["valid"])
     if losses.packets:
         say(f"note: the file is damaged: {losses.packets} packets could not be decoded and the last "
@@ -56,7 +56,13 @@ def find_faces(video):
         raise UserError(f"{video} has only {frames} frames ({frames / contract.FPS:.2f} s) that can be decoded, "
                         f"at least {contract.MIN_FRAMES} ({contract.MIN_FRAMES / contract.FPS:.0f} s) are needed; "
                         "run: python preprocess.py LONGER_VIDEO")
-    found = track["valid"].mean()
+    found, people = track["valid"].mean(), max(crowd)
+    if number > max(1, people):
+        raise UserError(f"--face {number} was asked for, but {people} faces are in {video}; "
+                        "run: python preprocess.py VIDEO --face N with a lower N")
+    if people > 1:
+        say(f"note: up to {people} faces are in the picture; number {number} was followed (1 is the largest and "
+            "longest seen of each shot); for another run: python preprocess.py VIDEO --face N")
     if found < FEWEST_FACES:
         raise UserError(f"a face was found in {found:.0%} of the frames of {video}, at least "
                         f"{FEWEST_FACES:.0%} are needed; "
@@ -67,13 +73,22 @@ def find_faces(video):
 
 
 def write_faces(video, track, folder):
-    """Write the aligned face of each frame as folder/000000.png ..."""
+    """Write the aligned face of each frame as folder/000000.png ...; frames with something in front of the mouth
+    become invalid in the track."""
     folder.mkdir(parents=True)
+    mouths = []
     frames = media.read_frames(video, stop=len(track["valid"]))
     bar = tqdm(zip(frames, track["transform"], strict=True), total=len(track["valid"]),
                desc="2/3 aligning faces", unit="frame")
     for i, (frame, transform) in enumerate(bar):
-        (folder / f"{i:06d}.png").write_bytes(media.png(face.align(frame.rgb(), transform)))
+        aligned = face.align(frame.rgb(), transform)
+        mouths.append(cover.thumbnail(aligned))
+        (folder / f"{i:06d}.png").write_bytes(media.png(aligned))
+    covered = cover.covered(np.array(mouths), track)
+    track["valid"] &= ~covered
+    if covered.any():
+        say(f"note: something is in front of the mouth in {covered.sum()} frames (the first at "
+            f"{covered.argmax() / contract.FPS:.1f} s); they are neither trained on nor changed")
 
 
 def write_mel(sound, frames, folder):
@@ -138,7 +153,7 @@ def main():
         new.mkdir()
 
         # 2. the face in every frame, then the aligned pictures
-        track, size = find_faces(video)
+        track, size = find_faces(video, args.face)
         frames = len(track["valid"])
         write_faces(video, track, new / "face")
 
@@ -164,6 +179,8 @@ def parse_args():
     parser = console.parser(__doc__)
     parser.add_argument("video", nargs="?", metavar="VIDEO", help="the video (default: the only one in input/)")
     parser.add_argument("--data", default="data", help="working folder (default: data)")
+    parser.add_argument("--face", type=console.positive(int), default=1, metavar="N",
+                        help="which person, if there are several: 1 is the largest and longest seen (default: 1)")
     return parser.parse_args()
 
 

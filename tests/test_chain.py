@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import contract, face, media, sample
+from utils import contract, media, sample, tracking
 from utils.dataset import Footage
 from utils.evaluate import brief
 from utils.figures import correlate, lag
@@ -125,7 +125,7 @@ def test_first_run_of_a_newcomer(tmp_path):
     script("train.py", "--max-minutes", 5, cwd=copy)
     script("inference.py", cwd=copy)
     video = copy / script("reapply_faces.py", cwd=copy).splitlines()[-1]
-    shape = face.track(frame.rgb() for frame in media.read_frames(video))["shape"]
+    shape = tracking.track(frame.rgb() for frame in media.read_frames(video))["shape"]
     known = sample.mouth_curve(sample.script(6, sample.SPEECH_SEED))[:len(shape)]
     assert correlate(shape[:len(known), 0], known[:, 0]) >= 0.8
     assert abs(lag([(shape[:len(known), 0], known[:, 0])])) <= 1

@@ -4,9 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from conftest import one_line
-from utils import contract, face, media, sample
-from utils.console import UserError
+from utils import contract, face, media
 
 TARGET = np.array(list(contract.TEMPLATE.values())) * contract.FACE_SIZE
 
@@ -124,101 +122,3 @@ def test_shrinking_averages_so_that_fine_stripes_do_not_turn_into_coarse_ones():
 def test_a_face_beyond_the_frame_repeats_the_edge():
     picture = np.full((100, 100, 3), 200, np.uint8)
     np.testing.assert_array_equal(face.align(picture, similarity(0, 1, (-80, 60))), 200)
-
-
-# -- cuts --------------------------------------------------------------------------------------------
-def texture(seed):
-    """Return a large random picture."""
-    rng = np.random.default_rng(seed)
-    return cv2.resize(rng.integers(0, 256, (15, 30, 3), np.uint8), (600, 300), interpolation=cv2.INTER_CUBIC)
-
-
-def cuts(pictures):
-    """Return where find_cuts sees cuts, after checking that it gives every picture back in order."""
-    found = list(face.find_cuts(iter(pictures)))
-    assert len(found) == len(pictures) and all(a is b for (a, _), b in zip(found, pictures, strict=True))
-    return [k for k, (_, is_cut) in enumerate(found) if is_cut]
-
-
-def test_a_join_is_a_cut_and_motion_is_none():
-    moving = [texture(0)[:, 2 * k:2 * k + 300] for k in range(25)]
-    other = [texture(1)[:, 2 * k:2 * k + 300] for k in range(25)]
-    assert cuts(moving) == [0]
-    assert cuts([*moving, *other]) == [0, 25]
-    assert cuts([*moving[:10], *other[:10], *moving[10:]]) == [0, 10, 20]
-
-
-def test_noise_light_and_a_still_picture_are_no_cuts():
-    still = [texture(0)[:, :300]] * 20
-    rng = np.random.default_rng(0)
-    noisy = [np.clip(p.astype(int) + rng.integers(-20, 21, p.shape), 0, 255).astype(np.uint8) for p in still]
-    brighter = [np.clip(p * (0.7 + 0.02 * k), 0, 255).astype(np.uint8) for k, p in enumerate(still)]
-    assert cuts(still) == cuts(noisy) == cuts(brighter) == [0]
-
-
-def test_few_pictures_or_none_are_no_trouble():
-    assert cuts([]) == [] and cuts([texture(0)]) == [0] and cuts([texture(0)] * 3) == [0]
-
-
-# -- finding -----------------------------------------------------------------------------------------
-def test_frames_without_a_face_are_interpolated_and_marked(pictures):
-    grey = np.full_like(pictures[0], 128)
-    track = face.track([*pictures[:10], grey, grey, grey, *pictures[13:]])
-    assert np.flatnonzero(~track["valid"]).tolist() == [10, 11, 12]
-    points = track["landmarks"]
-    for k in (10, 11, 12):
-        share = (k - 9) / 4
-        np.testing.assert_allclose(points[k], (1 - share) * points[9] + share * points[13], atol=1e-3)
-    assert all(np.isfinite(track[key]).all() for key in ("landmarks", "transform", "lips", "pose", "shape"))
-
-
-def test_pictures_without_any_face_give_no_valid_frame(pictures):
-    track = face.track([np.full_like(pictures[0], 128)] * 5)
-    assert len(track["valid"]) == 5 and not track["valid"].any()
-    assert len(face.track([])["valid"]) == 0
-
-
-def test_a_face_that_starts_late_is_held_from_its_first_place(pictures):
-    grey = np.full_like(pictures[0], 128)
-    track = face.track([grey, grey, *pictures[2:8]])
-    assert track["valid"].tolist() == [False] * 2 + [True] * 6
-    np.testing.assert_array_equal(track["landmarks"][0], track["landmarks"][2])
-
-
-def test_a_join_in_the_clip_is_found_and_does_not_shift_the_face(pictures):
-    moved = [np.roll(rgb[::, ::-1], (40, -60), axis=(0, 1)) for rgb in pictures[:15]]
-    track = face.track([*pictures[:15], *moved])
-    assert track["cuts"].tolist() == [0, 15] and track["valid"].all()
-    alone = face.track(moved)
-    np.testing.assert_allclose(track["transform"][15:], alone["transform"], rtol=0.02, atol=1.0)
-
-
-def test_a_large_picture_is_measured_in_its_own_pixels(pictures):
-    small = face.Landmarker()
-    points = small(pictures[0])
-    small.reset()
-    large = small(cv2.resize(pictures[0], (1600, 1600), interpolation=cv2.INTER_LINEAR))
-    small.close()
-    assert np.abs(large[:, :2] * 512 / 1600 - points[:, :2]).max() < 4
-
-
-def test_the_opening_grows_with_the_drawn_mouth():
-    landmarker = face.Landmarker()
-    measured = []
-    for opening in (0.0, 0.5, 1.0):
-        landmarker.reset()
-        points = landmarker(sample.draw(opening, 0.45, 0.0))
-        measured.append(face.mouth_shape(points[None, :, :2])[0, 0])
-    landmarker.close()
-    assert measured[0] + 0.05 < measured[1] < measured[2] - 0.05
-
-
-def test_a_damaged_or_missing_model_file_is_refused_in_one_line(tmp_path, monkeypatch):
-    content = bytearray(face.MODEL.read_bytes())
-    content[len(content) // 2] ^= 1
-    (tmp_path / "model.task").write_bytes(content)
-    for path in (tmp_path / "model.task", tmp_path / "none.task"):
-        monkeypatch.setattr(face, "MODEL", path)
-        with pytest.raises(UserError) as error:
-            face.Landmarker()
-        assert str(path) in one_line(error) and "SHA-256" in str(error.value)

@@ -15,6 +15,7 @@ RUN_BY = {
     f"{INSTALL} -r tests/requirements.txt && python -m pytest": ".ci/run",
     "python preprocess.py": "test_chain.test_first_run_of_a_newcomer",
     "python preprocess.py VIDEO": "conftest.tiny_data, .ci/run",
+    "python preprocess.py VIDEO --face 2": "test_tracking.test_another_person_is_prepared_if_asked_and_said",
     "python train.py": "test_train with a number of epochs",
     "python train.py --max-minutes 10": "test_train.test_max_minutes_ends_in_time_with_the_rate_down",
     "python train.py --max-minutes 30": "the same with fewer",

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils import audio, contract, face, figures, media
+from utils import audio, contract, face, figures, media, tracking
 from utils.console import UserError
 from utils.generate import lowers
 from utils.paste import Paster
@@ -70,7 +70,7 @@ def speeches(spans, hear, shape, sound):
 def video_speech(path):
     """Return the Speech pieces of another video, found as preprocess.py finds them."""
     total = media.probe(path)["frames"]
-    track = face.track(frame.rgb() for frame in tqdm(media.read_frames(path), total=total, desc=f"reading {path}"))
+    track = tracking.track(frame.rgb() for frame in tqdm(media.read_frames(path), total=total, desc=f"reading {path}"))
     sound = media.read_sound(path, contract.SAMPLE_RATE, video_start=True)
     count = len(track["valid"])
     if sound is None or not track["valid"].any():
@@ -130,7 +130,7 @@ def perform(footage, model, where, references, takes):
                 if callable(take.source):
                     pictures = list(lowers(model, footage, references, take.frames, take.source, where))
                 take.pictures, take.seams = pictures if take.kind == "own" else None, []
-                track = face.track(stage.show(pictures, take.seams))
+                track = tracking.track(stage.show(pictures, take.seams))
                 if not track["valid"].any():
                     raise UserError(f"no face is found in the generated frames from {seen.first} on; train longer: "
                                     "python train.py --resume")
