@@ -16,7 +16,7 @@ USABLE = 0.95, 0.80      # share of the frames
 SIZE = 150, 90           # px of the source that the side of an aligned face covers: it is learnt at 168
 SHARPNESS = 0.030, 0.012  # variance of the Laplacian over that of the luma: good recordings have 0.1; blurred by 1 px
                          # 0.03, by 2 px 0.01. What is drawn gets no sharper than what it was learnt from
-LUMA = (0.25, 0.80), (0.15, 0.90)  # mean luma of the face: outside, shadow or light hides the lips' edge
+GREY, LIGHT = 0.52, (0.28, 0.38)  # mean luma of the face, and how far from it: in shadow or glare the lips have no edge
 CLIPPED = 0.02, 0.10     # share of the face that is black or white: there is nothing to be learnt there
 TURN = 25, 45            # degrees to the side that 95 % of the frames stay below: beyond 45 a corner of the mouth hides
 VISIBLE = 0.97, 0.85     # share of the frames in which the mouth is seen
@@ -57,17 +57,9 @@ class Looks:
         detail = cv2.Laplacian(grey, cv2.CV_32F).var() / (grey.var() + 1)
         self.rows.append((detail, luma, clipped))
 
-    @property
-    def sharpness(self):
-        return np.array(self.rows)[:, 0]
-
-    @property
-    def luma(self):
-        return np.array(self.rows)[:, 1]
-
-    @property
-    def clipped(self):
-        return np.array(self.rows)[:, 2]
+    def curves(self):
+        """Return (3, N): sharpness, mean luma 0..1, share that is black or white."""
+        return np.array(self.rows).T
 
 
 def head_turn(track):
@@ -91,12 +83,6 @@ def _worse(*verdicts):
     return max(verdicts, key=list(COLOURS).index)
 
 
-def _light(luma):
-    """Return the verdict on the mean luma of the face, 0..1."""
-    inside = [low <= luma <= high for low, high in LUMA]
-    return "good" if inside[0] else "usable" if inside[1] else "will hurt"
-
-
 def findings(track, looks, mel, sound, offset, covered=None):
     """Return the report's lines, a list of Finding.
 
@@ -110,7 +96,7 @@ def findings(track, looks, mel, sound, offset, covered=None):
 
 def _picture(track, looks, seen):
     """Yield the lines about what is seen. seen: (N,) bool, where there is a face with its mouth."""
-    valid, turn, sharp = track["valid"], head_turn(track), looks.sharpness
+    valid, turn, (sharp, luma, clipped) = track["valid"], head_turn(track), looks.curves()
     usable = seen & (turn < TURN[1]) & (sharp > BLURRED * np.median(sharp[valid]))
     seconds, share = usable.sum() / FPS, usable.mean()
     yield ("length", f"{len(valid) / FPS:.0f} s", _verdict(seconds, LENGTH),
@@ -123,9 +109,9 @@ def _picture(track, looks, seen):
     sharpness = float(np.median(sharp[valid]))
     yield ("sharpness", f"{sharpness:.3f} (good from {SHARPNESS[0]})", _verdict(sharpness, SHARPNESS),
            "mind focus, light and data rate; do not enlarge or smooth the video")
-    luma, clipped = float(np.median(looks.luma[valid])), float(looks.clipped[valid].mean())
-    yield ("exposure", f"{luma:.0%} bright, {clipped:.1%} clipped", _worse(_light(luma), _verdict(
-           clipped, CLIPPED)), "more light from the front" if luma < 0.5 else "less light, or a shorter exposure")
+    bright, lost = float(np.median(luma[valid])), float(clipped[valid].mean())
+    yield ("exposure", f"{bright:.0%} bright, {lost:.1%} clipped", _worse(_verdict(abs(bright - GREY), LIGHT), _verdict(
+           lost, CLIPPED)), "more light from the front" if bright < GREY else "less light, or a shorter exposure")
     turned = float(np.quantile(turn[valid], 0.95))
     yield "head turn", f"up to {turned:.0f} degrees", _verdict(turned, TURN), "look at the camera while speaking"
     yield ("mouth visible", f"{seen.mean():.0%} of the frames", _verdict(seen.mean(), VISIBLE),
@@ -170,12 +156,12 @@ def noise_distance(sound):
 
 def worst_frames(track, looks, covered=None):
     """Return {kind: [(frame number, caption), ...]} of the worst frames of each kind, kinds without any left out."""
-    valid, turn = track["valid"], head_turn(track)
-    sharp = looks.sharpness / max(1e-9, np.median(looks.sharpness[valid]))
+    valid, turn, (sharp, luma, clipped) = track["valid"], head_turn(track), looks.curves()
+    sharp = sharp / max(1e-9, np.median(sharp[valid]))
     hidden = ~valid if covered is None else ~valid | covered
     kinds = {"least sharp frames": (np.where(valid, -sharp, -np.inf), lambda i: f"{sharp[i]:.0%} of the usual"),
-             "worst exposed frames": (np.where(valid, looks.clipped + np.abs(looks.luma - 0.5) / 10, -np.inf),
-                               lambda i: f"{looks.luma[i]:.0%} bright, {looks.clipped[i]:.0%} clipped"),
+             "worst exposed frames": (np.where(valid, clipped + np.abs(luma - GREY) / 10, -np.inf),
+                               lambda i: f"{luma[i]:.0%} bright, {clipped[i]:.0%} clipped"),
              "most turned frames": (np.where(valid, turn, -np.inf), lambda i: f"{turn[i]:.0f} degrees"),
              "frames without the mouth": (np.where(hidden, 0.0, -np.inf),
                                           lambda i: "covered" if valid[i] else "no face")}
