@@ -71,6 +71,9 @@ def test_frames_without_a_face_do_not_count(clip):
     found = estimate(sound, wild, valid)
     assert found == estimate(sound, opening, valid) and found[1] > 0.7
     assert found[0] == pytest.approx(estimate(sound, opening)[0], abs=30)
+    turned = opening + 20 * (np.arange(len(opening)) >= 160)  # what happens while nothing is seen is no movement
+    assert estimate(sound, turned, valid)[0] == pytest.approx(found[0], abs=10)
+    assert estimate(sound, turned, valid)[1] > 0.5
     wild[400:], valid[400:] = 7.0, False  # a whole shot without a face
     assert estimate(sound, wild, valid, (0, 400)) == estimate(sound, opening, valid, (0, 400))
 
