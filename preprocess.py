@@ -4,13 +4,14 @@ Reads   a video of one person speaking (best 2-5 minutes), any size, codec and f
 Writes  data/face/000000.png ...   168x168 RGB, the face with head movement taken out, 25 a second
         data/audio/000000.npy ...  float32 (4, 80), the log-mel of the same 1/25 s; as many as pictures
         data/track.npz             landmarks, alignment and cuts, for the later steps
+        data/report.png            is the footage good to learn from? Its quality, and its worst frames
         data/meta.json             what was made from what; written last: without it the folder is unfinished
 
 A run builds beside the old data and swaps it in at the end, so a video that fails leaves the old data as it was.
 Predictions made from the old data are dropped; finished videos in data/result/ stay.
 
 Run     python preprocess.py              the only video in input/
-        python preprocess.py VIDEO [--data data] [--face N]
+        python preprocess.py VIDEO [--data data] [--face N] [--av-offset MS|auto|off]
 Next    python train.py
 """
 
@@ -22,13 +23,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils import audio, console, contract, cover, face, media, tracking
+from utils import audio, console, contract, cover, face, media, quality, sync, tracking
 from utils.console import UserError, say
 
 # ------------------------------------------------------------------------------------------------------
 FEWEST_FACES = 0.5      # share of frames that must show a face; below it the video is refused
 FEW_FACES = 0.9         # share below which a warning is said
 QUIET_SOUND = 1e-4      # peak (0..1) below which the sound counts as missing
+MOST_OFFSET = 5000      # ms by which --av-offset may move the sound
 # ------------------------------------------------------------------------------------------------------
 
 
@@ -73,15 +75,16 @@ def find_faces(video, number):
 
 
 def write_faces(video, track, folder):
-    """Write the aligned face of each frame as folder/000000.png ...; frames with something in front of the mouth
-    become invalid in the track."""
+    """Write the aligned face of each frame as folder/000000.png ...; return their quality.Looks and where the mouth is
+    covered, (N,) bool: such frames become invalid in the track."""
     folder.mkdir(parents=True)
-    mouths = []
+    looks, scales, mouths = quality.Looks(), quality.scales(track), []
     frames = media.read_frames(video, stop=len(track["valid"]))
     bar = tqdm(zip(frames, track["transform"], strict=True), total=len(track["valid"]),
                desc="2/3 aligning faces", unit="frame")
     for i, (frame, transform) in enumerate(bar):
         aligned = face.align(frame.rgb(), transform)
+        looks.add(aligned, scales[i])
         mouths.append(cover.thumbnail(aligned))
         (folder / f"{i:06d}.png").write_bytes(media.png(aligned))
     covered = cover.covered(np.array(mouths), track)
@@ -89,10 +92,14 @@ def write_faces(video, track, folder):
     if covered.any():
         say(f"note: something is in front of the mouth in {covered.sum()} frames (the first at "
             f"{covered.argmax() / contract.FPS:.1f} s); they are neither trained on nor changed")
+    return looks, covered
 
 
 def write_mel(sound, frames, folder):
-    """Write the log-mel rows of each frame as folder/000000.npy ..., after fitting the sound to the picture."""
+    """Write the log-mel rows of each frame as folder/000000.npy ..., after fitting the sound to the picture.
+
+    Returns the log-mel, (4 x frames, 80).
+    """
     seconds, wanted = len(sound) / contract.SAMPLE_RATE, frames / contract.FPS
     if abs(seconds - wanted) >= 0.5 / contract.FPS:
         what = "was padded with silence" if seconds < wanted else "was cut"
@@ -102,6 +109,7 @@ def write_mel(sound, frames, folder):
     blocks = mel.reshape(frames, contract.ROWS_PER_FRAME, contract.N_MELS)
     for i, block in enumerate(tqdm(blocks, desc="3/3 writing mel features", unit="frame")):
         np.save(folder / f"{i:06d}.npy", block)
+    return mel
 
 
 def read_speech(video):
@@ -116,6 +124,15 @@ def read_speech(video):
     return sound[:, 0]
 
 
+def write_report(video, track, looks, covered, mel, sound, offset, new):
+    """Write new/report.png and print its table; return {what: [found, verdict]}."""
+    rows = quality.findings(track, looks, mel, sound, offset)
+    quality.draw(new / "report.png", video.name, rows, quality.worst_frames(track, looks, covered),
+                 lambda i: media.read_png(contract.face_path(new, i)))
+    say(quality.table(video.name, rows))
+    return {row.name: [row.found, row.verdict] for row in rows}
+
+
 def check_ours(data):
     """Raise UserError if `data` holds folders that swap_in would replace but no run of this script has made."""
     theirs = [data / name for name in ("face", "audio", "pred", "pack") if (data / name).exists()]
@@ -127,9 +144,9 @@ def check_ours(data):
 def swap_in(new, data):
     """Put the finished folder `new` in place of the old data, meta.json out first and in last."""
     (data / "meta.json").unlink(missing_ok=True)
-    for stale in ("pred", "face", "audio", "track.npz", "pack"):
+    for stale in ("pred", "face", "audio", "track.npz", "pack", "report.png"):
         contract.remove(data / stale)
-    for name in ("face", "audio", "track.npz", "meta.json"):
+    for name in ("face", "audio", "track.npz", "report.png", "meta.json"):
         os.replace(new / name, data / name)
     contract.remove(new)
 
@@ -155,24 +172,39 @@ def main():
         # 2. the face in every frame, then the aligned pictures
         track, size = find_faces(video, args.face)
         frames = len(track["valid"])
-        write_faces(video, track, new / "face")
+        looks, covered = write_faces(video, track, new / "face")
 
-        # 3. the sound of every frame
-        write_mel(sound, frames, new / "audio")
+        # 3. the sound of every frame, in step with the picture
+        offset = sync.settle(audio.log_mel(sound, frames), track, args.av_offset)
+        say(f"note: {offset}")
+        sound = sync.shift(sound, offset.applied)
+        mel = write_mel(sound, frames, new / "audio")
         with open(new / "track.npz", "wb") as file:
             np.savez(file, **track)
 
-        # 4. what was made from what, and into place
+        # 4. is it good footage, what was made from what, and into place
+        verdicts = write_report(video, track, looks, covered, mel, sound, offset, new)
         source = contract.source_identity(video)
         name = json.dumps([source["sha256"], contract.CONTRACT])
         contract.write_json(new / "meta.json", {
             "frames": frames, "source": source, "size": size, "id": hashlib.sha256(name.encode()).hexdigest()[:16],
-            "contract": contract.CONTRACT, "av_offset_ms": 0, "shots": len(track["cuts"]),
+            "contract": contract.CONTRACT, "av_offset_ms": offset.applied,
+            "av_offset_found": {"ms": offset.late, "confidence": offset.confidence}, "quality": verdicts,
+            "shots": len(track["cuts"]),
             "faces_found": float(track["valid"].mean()),
             "eye_distance": float(np.median(contract.EYE_DISTANCE / np.hypot(*track["transform"][:, :, 0].T)))})
         swap_in(new, data)
     say(f"{frames} pictures in {data / 'face'}, {frames} features in {data / 'audio'}; next: python train.py"
         + console.option("data", args.data, "data"))
+
+
+def av_offset(text):
+    """Return "auto", "off" or whole milliseconds; ValueError for anything else."""
+    if text in ("auto", "off"):
+        return text
+    if abs(int(text)) > MOST_OFFSET:
+        raise ValueError
+    return int(text)
 
 
 def parse_args():
@@ -181,6 +213,9 @@ def parse_args():
     parser.add_argument("--data", default="data", help="working folder (default: data)")
     parser.add_argument("--face", type=console.positive(int), default=1, metavar="N",
                         help="which person, if there are several: 1 is the largest and longest seen (default: 1)")
+    parser.add_argument("--av-offset", type=av_offset, default="auto", metavar="MS|auto|off",
+                        help="100: the sound is 100 ms late and is moved earlier; auto (default): what is found, if "
+                             "it is sure; off: nothing is moved")
     return parser.parse_args()
 
 

@@ -16,6 +16,8 @@ RUN_BY = {
     "python preprocess.py": "test_chain.test_first_run_of_a_newcomer",
     "python preprocess.py VIDEO": "conftest.tiny_data, .ci/run",
     "python preprocess.py VIDEO --face 2": "test_tracking.test_another_person_is_prepared_if_asked_and_said",
+    "python preprocess.py VIDEO --av-offset 100": "test_sync.test_a_number_is_applied_as_given with 200",
+    "python preprocess.py VIDEO --av-offset off": "test_sync.test_late_sound_of_a_video_is_moved",
     "python train.py": "test_train with a number of epochs",
     "python train.py --max-minutes 10": "test_train.test_max_minutes_ends_in_time_with_the_rate_down",
     "python train.py --max-minutes 30": "the same with fewer",

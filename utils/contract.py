@@ -115,7 +115,7 @@ def read_meta(data):
     if not (data / "meta.json").is_file():
         raise UserError(f"{data} holds no prepared clip (no finished meta.json); {remedy}")
     meta = read_json(data / "meta.json", remedy)
-    kinds = {"frames": int, "source": dict, "size": list, "id": str, "contract": dict}
+    kinds = {"frames": int, "source": dict, "size": list, "id": str, "contract": dict, "av_offset_ms": int}
     for key, kind in kinds.items():
         if not isinstance(meta.get(key), kind):
             raise UserError(f"{data}/meta.json has no valid '{key}'; {remedy}")

@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from utils import audio, checkpoint, console, contract, device, figures, media, report
+from utils import audio, checkpoint, console, contract, device, figures, media, report, sync
 from utils.console import UserError
 from utils.dataset import Footage, noise_floor, split, thin
 from utils.stage import LEAST_PIECE, Take, perform, pieces, speeches, video_speech
@@ -199,6 +199,7 @@ def evaluate(footage, model, trained_on, where, against=None, voices=(), quick=F
     every, shape = np.arange(footage.frames), footage.track["shape"]
     trained, held = split(footage.frames) if trained_on == footage.meta["id"] else (every, every)
     sound = media.read_sound(clip, contract.SAMPLE_RATE, video_start=True)[:, 0]
+    sound = sync.shift(sound, footage.meta["av_offset_ms"])
     seen = speeches(pieces(held, cuts), footage.windows, shape, audio.fit(sound, footage.frames))
     others = speeches(thin(np.array(pieces(every, cuts)), MOST_OTHERS), footage.windows, shape, sound)
     heard = video_speech(against) if against else seen

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils import audio, contract, face, figures, media, tracking
+from utils import audio, contract, face, figures, media, sync, tracking
 from utils.console import UserError
 from utils.generate import lowers
 from utils.paste import Paster
@@ -75,10 +75,11 @@ def video_speech(path):
     count = len(track["valid"])
     if sound is None or not track["valid"].any():
         raise UserError(f"--against {path} needs a face and sound; name another video of the person")
-    mel = audio.log_mel(sound[:, 0], count)
+    sound = sync.shift(sound[:, 0], sync.settle(audio.log_mel(sound[:, 0], count), track).applied)
+    mel = audio.log_mel(sound, count)
     rows = face.shot_bounds(track["cuts"], count) * contract.ROWS_PER_FRAME
     return speeches(pieces(np.arange(count), track["cuts"]), lambda i: audio.windows(mel, i, *rows[i].T),
-                    track["shape"], audio.fit(sound[:, 0], count))
+                    track["shape"], audio.fit(sound, count))
 
 
 class Stage:
