@@ -203,11 +203,13 @@ def _first_picture_time(path):
     with _open(path) as container:
         stream = container.streams.best("video")
         if stream is None:
-            raise UserError(f"{path} has no picture, only sound; expected a video of one person's face")
+            raise UserError(f"{path} has no picture, only sound; expected a video of one person's face. "
+                            "Name another file and run again")
         for picture in _decode(container, stream, Losses()):
             if picture.pts is not None:
                 return float(picture.pts * stream.time_base)
-    raise UserError(f"no picture of {path} can be decoded; expected a video of one person's face")
+    raise UserError(f"no picture of {path} can be decoded; expected a video of one person's face. "
+                    "Name another file and run again")
 
 
 def read_order(path, order):
