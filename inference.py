@@ -51,8 +51,8 @@ def main():
     model, saved = checkpoint.load(args.checkpoint, train)
     where = device.resolve(args.device)
     model = model.to(where, memory_format=torch.channels_last)
-    if saved["data"].get("id") != footage.meta["id"]:
-        say(f"note: trained on {saved['data'].get('clip')}, speaking on {Path(footage.meta['source']['path']).name}; "
+    if saved["data"]["id"] != footage.meta["id"]:
+        say(f"note: trained on {saved['data']['clip']!r}, speaking on {Path(footage.meta['source']['path']).name}; "
             "that works if it is the same person")
 
     # 2. what is heard, and on which frames it is spoken

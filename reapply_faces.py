@@ -16,12 +16,15 @@ from tqdm import tqdm
 
 from utils import console, contract, media
 from utils.console import UserError, say
+from utils.face import CARRIED
 from utils.paste import Paster
 
 # ------------------------------------------------------------------------------------------------------
 CRF = 18                # quality of the H.264: lower is better and larger, 18 looks like the source
 PRESET = "veryfast"     # of libx264: slower presets make smaller files
 # ------------------------------------------------------------------------------------------------------
+
+LAST = {"speech": lambda name: contract.text(name) and name == Path(name).name != ".."}  # a folder in pred/, not beyond
 
 
 def remedy(data):
@@ -38,16 +41,17 @@ def read_prediction(data, meta):
     pred = Path(data) / "pred"
     if not (pred / "last.json").is_file():
         raise UserError(f"{pred} holds no generated faces; {again}")
-    folder = pred / str(contract.read_json(pred / "last.json", again).get("speech"))
+    last = contract.read_json(pred / "last.json", again)
+    contract.check(last, LAST, f"{pred}/last.json", again)
+    folder = pred / last["speech"]
     made = contract.read_json(folder / "meta.json", again)
-    order = made.get("source_frames")
-    known = range(meta["frames"])
-    if not isinstance(order, list) or not order or not all(isinstance(i, int) and i in known for i in order):
-        raise UserError(f"{folder}/meta.json has no valid 'source_frames'; {again}")
+    known = contract.whole(0, meta["frames"] - 1)
+    contract.check(made, {"source_frames": lambda order: type(order) is list and order and all(map(known, order)),
+                          "sound": contract.text}, f"{folder}/meta.json", again)
     if made.get("data_id") != meta["id"]:
         raise UserError(f"{folder} was made from other data than {data} now holds; {again}")
-    if not Path(str(made.get("sound"))).is_file():
-        raise UserError(f"the speech {made.get('sound')} is gone; put it back or {again}")
+    if not contract.is_file(made["sound"]):
+        raise UserError(f"the speech {made['sound']} is gone; put it back or {again}")
     if contract.source_identity(made["sound"])["sha256"] != made.get("sound_sha256"):
         raise UserError(f"{made['sound']} has changed since {folder} was made from it; {again}")
     return folder, made
@@ -77,7 +81,7 @@ def main():
 
     # 1. what goes where
     meta = contract.read_meta(args.data)
-    track = contract.read_track(args.data, meta)
+    track = contract.read_track(args.data, meta, CARRIED)
     clip = contract.source_path(meta, args.data)
     folder, made = read_prediction(args.data, meta)
     order, again = made["source_frames"], remedy(args.data)
@@ -94,9 +98,9 @@ def main():
         output.parent.mkdir(parents=True, exist_ok=True)
         paste = Paster(track)
         sound, rate, channels = open_sound(made["sound"], again)
-        first = next(media.read_frames(clip)).picture
-        width, height = meta["size"]
-        with media.VideoWriter(output, width, height, CRF, PRESET, sound, rate, channels, like=first) as video:
+        first = next(media.read_frames(clip))
+        height, width = first.planes()[0].shape
+        with media.VideoWriter(output, width, height, CRF, PRESET, sound, rate, channels, like=first.picture) as video:
             frames = media.read_order(clip, order)
             for j, (i, frame) in enumerate(zip(order, tqdm(frames, total=len(order), desc="pasting", unit="frame"),
                                                strict=True)):

@@ -134,10 +134,16 @@ class Learner:
     def load_state_dict(self, saved):
         """Go on from what state_dict() returned; the average is the checkpoint's own network.
 
-        Raises KeyError, RuntimeError or ValueError if it is something else.
+        Raises AttributeError, KeyError, TypeError or ValueError if it is something else.
         """
-        for name in ("model", "discriminator", "optimizer", "judging"):
-            getattr(self, name).load_state_dict(saved[name])
+        for network, optimizer in (("model", "optimizer"), ("discriminator", "judging")):
+            part, steps = getattr(self, network), getattr(self, optimizer)
+            part.load_state_dict(checkpoint.fitting(saved[network], part.state_dict()))
+            weights = dict(enumerate(part.parameters()))
+            state = {k: checkpoint.fitting(kept, {"step": torch.zeros(()), "exp_avg": weights[k],
+                                                  "exp_avg_sq": weights[k]})
+                     for k, kept in saved[optimizer]["state"].items()}
+            steps.load_state_dict({**steps.state_dict(), "state": state})  # its settings are this file's
 
     def judge(self, generated, real, rate):
         """Let the discriminator learn from a batch of mouths. Returns what the network is to learn from it."""
@@ -284,8 +290,8 @@ def begin(args, footage, dataset, where):
     if args.resume:
         try:
             learner.load_state_dict(saved["learner"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise UserError(f"{folder}/last.pth holds no training to go on with ({str(error).splitlines()[0]}); "
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{folder}/last.pth holds no training to go on with ({type(error).__name__}: {error}); "
                             f"run: {train_command(args.data, args.checkpoints)}") from error
     return learner, judged.to(where), state
 

@@ -10,7 +10,13 @@ from filelock import FileLock, Timeout
 
 
 class UserError(Exception):
-    """Something that the user can mend. The message says what was found, what was expected, what to run next."""
+    """Something that the user can mend. The message says what was found, what was expected, what to run next.
+
+    It is one line whatever a file from elsewhere puts into it, and holds nothing that a terminal would obey.
+    """
+
+    def __init__(self, message):
+        super().__init__("".join(letter if letter.isprintable() else " " for letter in message))
 
 
 def parser(doc):

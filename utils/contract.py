@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,12 @@ CONTRACT = {
     "mel_fmax": MEL_FMAX, "mel_floor": MEL_FLOOR, "window_rows": WINDOW_ROWS,
 }
 
+# What track.npz holds of each frame: dtype and shape. Of its numbers none is larger than LARGEST (pixels, at most), and
+# the scale of a transform lies in SCALES: what is beyond would crash or stall what reads it.
+TRACK = {"transform": (np.float32, (2, 3)), "landmarks": (np.float32, (478, 3)), "valid": (np.bool_, ()),
+         "lips": (np.float32, (40, 2)), "pose": (np.float32, (2,)), "shape": (np.float32, (2,))}
+LARGEST, SCALES = 1e5, (0.02, 50)
+
 VIDEO_ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv"}
 SOUND_ENDINGS = {".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus", ".wma"}
 
@@ -75,7 +82,67 @@ def train_command(data, checkpoints):
     return f"python train.py{option('data', data, 'data')}{option('checkpoints', checkpoints, 'checkpoints')}"
 
 
+# -- files that others may have made -----------------------------------------------------------------
+def whole(low, high):
+    """Return what tells whether a value is an integer, and no bool, from low to high."""
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def number(low, high):
+    """Return what tells whether a value is a number, and no NaN, from low to high."""
+    return lambda value: type(value) in (int, float) and low <= value <= high
+
+
+def text(value):
+    return type(value) is str
+
+
+def check(found, table, what, remedy):
+    """Raise UserError unless the dict `found` has a fitting value for each key of `table`; other keys are left alone.
+
+    A table has by key what tells whether the value fits, or a table of its own if the value is to be a dict.
+    """
+    for key, fits in table.items():
+        value, nested = found.get(key), isinstance(fits, dict)
+        if not (isinstance(value, dict) if nested else fits(value)):
+            raise UserError(f"{what} has no valid '{key}'; {remedy}")
+        if nested:
+            check(value, fits, f"{what}, {key},", remedy)
+
+
+def is_file(path):
+    """True if there is a file of that name; False also for what no file can be named."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
+
+
+def read_array(path, dtype, shape, mmap_mode=None):
+    """Return the array of an npy file, unless it is of another dtype or shape: looked at before memory is taken.
+
+    Raises ValueError, or OSError if it cannot be opened.
+    """
+    try:
+        with open(path, "rb") as file:
+            np.lib.format.read_magic(file)
+            found, _, kind = np.lib.format.read_array_header_1_0(file)
+        if (found, kind) == (shape, np.dtype(dtype)):
+            return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # numpy's reader and the parsers that it calls each raise their own
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    raise ValueError(f"it holds {kind} {found}, expected {np.dtype(dtype)} {shape}")
+
+
 # -- meta.json ---------------------------------------------------------------------------------------
+META = {"frames": whole(1, 10 ** 7), "id": text, "contract": {}, "av_offset_ms": whole(-10 ** 5, 10 ** 5),
+        "source": {"path": text, "bytes": whole(0, 2 ** 63), "mtime": number(-1e12, 1e12), "sha256": text},
+        "size": lambda size: type(size) is list and len(size) == 2 and all(map(whole(2, 2 ** 16), size))
+        and not any(side % 2 for side in size)}  # width, height
+
+
 def write_whole(path, content):
     """Write bytes to a temporary name, then rename: a reader sees the old file or the new."""
     path = Path(path)
@@ -98,7 +165,7 @@ def read_json(path, remedy):
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; {remedy}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); {remedy}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object; {remedy}")
@@ -115,16 +182,9 @@ def read_meta(data):
     if not (data / "meta.json").is_file():
         raise UserError(f"{data} holds no prepared clip (no finished meta.json); {remedy}")
     meta = read_json(data / "meta.json", remedy)
-    kinds = {"frames": int, "source": dict, "size": list, "id": str, "contract": dict, "av_offset_ms": int}
-    for key, kind in kinds.items():
-        if not isinstance(meta.get(key), kind):
-            raise UserError(f"{data}/meta.json has no valid '{key}'; {remedy}")
-    if [type(value) for value in meta["size"]] != [int, int]:
-        raise UserError(f"{data}/meta.json has no valid 'size'; {remedy}")
-    if not {"path", "bytes", "mtime", "sha256"} <= set(meta["source"]):
-        raise UserError(f"{data}/meta.json has no valid 'source'; {remedy}")
+    check(meta, META, f"{data}/meta.json", remedy)
     check_contract(meta["contract"], f"{data} was made", remedy)
-    counts = [len(list((data / folder).glob(ending))) for folder, ending in (("face", "*.png"), ("audio", "*.npy"))]
+    counts = [sum(1 for _ in (data / "face").glob("*.png")), sum(1 for _ in (data / "audio").glob("*.npy"))]
     if counts != [meta["frames"]] * 2:
         raise UserError(f"{data} should hold {meta['frames']} pictures and as many features, "
                         f"but has {counts[0]} and {counts[1]}; {remedy}")
@@ -135,31 +195,53 @@ def check_contract(found, what, remedy):
     """Raise UserError if the constants `found` (a dict) differ from this file's."""
     for key, value in CONTRACT.items():
         if found.get(key) != value:
-            raise UserError(f"{what} with {key} = {found.get(key)}, but utils/contract.py has {value}; {remedy}")
+            raise UserError(f"{what} with {key} = {found.get(key)!r:.99}, but utils/contract.py has {value}; {remedy}")
 
 
-def read_track(data, meta):
+def read_track(data, meta, points=None):
     """Return data/track.npz as a dict of arrays.
 
-    transform (N, 2, 3) float32 frame -> face; landmarks (N, 478, 3) float32 source pixels; valid (N,) bool;
-    lips (N, 40, 2) float32 face pixels; pose (N, 2) float32; shape (N, 2) float32 mouth opening and width over
-    eye distance; cuts (C,) int64, the first frame of each shot. Raises UserError if it is damaged.
+    transform (N, 2, 3) float32 frame -> face; landmarks (N, 478, 3) float32 source pixels, or only those numbered
+    `points`; valid (N,) bool; lips (N, 40, 2) float32 face pixels; pose (N, 2) float32; shape (N, 2) float32 mouth
+    opening and width over eye distance; cuts (C,) int64, the first frame of each shot. Raises UserError if it is
+    damaged or holds what can't be.
     """
     path, n, remedy = Path(data) / "track.npz", meta["frames"], remedy_for(data)
-    expected = {"transform": (n, 2, 3), "landmarks": (n, 478, 3), "valid": (n,), "lips": (n, 40, 2),
-                "pose": (n, 2), "shape": (n, 2)}
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            track = {key: archive[key] for key in (*expected, "cuts")}
+        with zipfile.ZipFile(path) as archive:
+            track = {key: _read_rows(archive, key, n, *kind, points if key == "landmarks" else None)
+                     for key, kind in {**TRACK, "cuts": (np.int64, ())}.items()}
     except Exception as error:  # numpy, zipfile and zlib each raise their own on a damaged archive
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}); {remedy}") from error
-    for key, size in expected.items():
-        if track[key].shape != size:
-            raise UserError(f"{path}: {key} has the shape {track[key].shape}, expected {size}; {remedy}")
-    cuts = track["cuts"]
-    if cuts.ndim != 1 or not len(cuts) or cuts[0] != 0 or (np.diff(cuts) <= 0).any() or cuts[-1] >= n:
+    track["valid"] = track["valid"].view(np.uint8) != 0  # a bool of another byte than 0 and 1 counts as both
+    cuts, area = track["cuts"], np.linalg.det(track["transform"][:, :, :2].astype(np.float64))
+    if cuts[0] != 0 or (np.diff(cuts) <= 0).any() or cuts[-1] >= n:
         raise UserError(f"{path}: cuts must rise from 0 to below {n}; {remedy}")
+    if not ((area >= SCALES[0] ** 2) & (area <= SCALES[1] ** 2)).all():
+        raise UserError(f"{path}: transform must scale by {SCALES[0]} to {SCALES[1]}; {remedy}")
     return track
+
+
+def _read_rows(archive, key, n, dtype, size, columns, block=256):
+    """Return an array (n, *size) of an npz file, of it only those columns: ten minutes of landmarks are 86 MB.
+
+    Raises ValueError, or what zipfile and numpy raise, if it is another or holds what is not finite or too large.
+    """
+    with archive.open(f"{key}.npy") as file:
+        np.lib.format.read_magic(file)
+        shape, fortran, found = np.lib.format.read_array_header_1_0(file)
+        rows = max(1, min(n, *shape[:1])) if key == "cuts" and shape else n
+        if (shape, fortran, found) != ((rows, *size), False, np.dtype(dtype)):
+            raise ValueError(f"{key} is {found} {shape}, expected {np.dtype(dtype)} {(rows, *size)}")
+        parts, step = [], found.itemsize * int(np.prod(size))
+        for first in range(0, rows, block):
+            part = np.frombuffer(file.read(step * min(block, rows - first)), dtype).reshape(-1, *size)
+            if not (np.abs(part) <= LARGEST).all():
+                raise ValueError(f"{key} has values that are not finite or beyond {LARGEST:.0f}")
+            parts.append(part if columns is None else part[:, columns])
+        if file.read(1) or sum(map(len, parts)) != rows:  # reading to the end compares the checksum too
+            raise ValueError(f"{key} has not {rows} rows")
+        return np.concatenate(parts)
 
 
 def source_identity(path):
@@ -177,7 +259,7 @@ def source_path(meta, data):
     """Return the source video's path, after checking that it is still the file that was prepared."""
     source = meta["source"]
     path = Path(source["path"])
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"the source video {path} is gone; put it back or {remedy_for(data)}")
     stat = path.stat()
     same = stat.st_size == source["bytes"]

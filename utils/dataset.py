@@ -9,8 +9,8 @@ import torch
 
 from utils import audio
 from utils.console import UserError
-from utils.contract import (FACE_SIZE, FPS, LOWER_TOP, MEL_FLOOR, N_MELS, REFERENCE_GAP, ROWS_PER_FRAME, face_path,
-                            mel_path, read_meta, read_track, remedy_for)
+from utils.contract import (FACE_SIZE, FPS, LARGEST, LOWER_TOP, MEL_FLOOR, N_MELS, REFERENCE_GAP, ROWS_PER_FRAME,
+                            face_path, mel_path, read_array, read_meta, read_track, remedy_for)
 from utils.face import CARRIED, shot_bounds, shots, to_face
 from utils.media import read_png
 
@@ -27,17 +27,17 @@ class Footage:
 
     meta, track: see contract.read_meta and read_track. lower: (N, 84, 168, 3) uint8, memory-mapped. mel: (4N, 80)
     float32. shot: see face.shot_bounds. points (N, 65, 2) float32: the landmarks face.CARRIED in pixels of the lower
-    half. pose (N, 2), opening (N,): of the track. UserError if it is damaged.
+    half, the only ones that track holds too. pose (N, 2), opening (N,): of the track. UserError if it is damaged.
     """
 
     def __init__(self, data):
         self.data = Path(data)
         self.meta = read_meta(data)
-        self.track = read_track(data, self.meta)
+        self.track = read_track(data, self.meta, CARRIED)
         self.frames = self.meta["frames"]
         self.lower, self.mel = _pack(self.data, self.frames)
         self.shot = shot_bounds(self.track["cuts"], self.frames)
-        points = to_face(self.track["landmarks"][:, CARRIED, :2], self.track["transform"])
+        points = to_face(self.track["landmarks"][:, :, :2], self.track["transform"])
         self.points = (points - (0, LOWER_TOP)).astype(np.float32)
         self.pose, self.opening = self.track["pose"], self.track["shape"][:, 0]
 
@@ -144,12 +144,24 @@ def _pack(data, frames):
     state = hashlib.sha256(repr([(s.st_size, s.st_mtime_ns) for s in stats] + [LOWER_TOP]).encode()).hexdigest()[:16]
     folder = data / "pack"
     lower_path, rows_path = folder / f"lower-{state}.npy", folder / f"mel-{state}.npy"
-    if not (lower_path.is_file() and rows_path.is_file()):
+    pack = _open_pack(lower_path, rows_path, frames)
+    if pack is None:
         folder.mkdir(exist_ok=True)
         for old in folder.glob("*.npy"):
             old.unlink(missing_ok=True)
         _write_pack(lower_path, rows_path, data, frames, remedy)
-    return np.load(lower_path, mmap_mode="r", allow_pickle=False), np.load(rows_path, allow_pickle=False)
+        pack = _open_pack(lower_path, rows_path, frames)
+    return pack
+
+
+def _open_pack(lower_path, rows_path, frames):
+    """Return the lower halves and the mel, or None if they are not packed or what is there is something else."""
+    try:
+        lower = read_array(lower_path, np.uint8, (frames, FACE_SIZE - LOWER_TOP, FACE_SIZE, 3), mmap_mode="r")
+        rows = read_array(rows_path, np.float32, (frames * ROWS_PER_FRAME, N_MELS))
+    except (OSError, ValueError):
+        return None
+    return (lower, rows) if (np.abs(rows) <= LARGEST).all() else None
 
 
 def _write_pack(lower_path, rows_path, data, frames, remedy):
@@ -166,12 +178,11 @@ def _write_pack(lower_path, rows_path, data, frames, remedy):
     rows = np.empty((frames, ROWS_PER_FRAME, N_MELS), np.float32)
     for i in range(frames):
         try:
-            block = np.load(mel_path(data, i), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            rows[i] = read_array(mel_path(data, i), np.float32, rows.shape[1:])
+        except (OSError, ValueError) as error:
             raise UserError(f"{mel_path(data, i)} cannot be read ({error}); {remedy}") from error
-        if block.shape != rows.shape[1:] or block.dtype != np.float32 or not np.isfinite(block).all():
-            raise UserError(f"{mel_path(data, i)} is no finite float32 array of {rows.shape[1:]}; {remedy}")
-        rows[i] = block
+        if not (np.abs(rows[i]) <= LARGEST).all():
+            raise UserError(f"{mel_path(data, i)} has values that are not finite or beyond {LARGEST:.0f}; {remedy}")
     with open(f"{rows_path}{mine}", "wb") as file:
         np.save(file, rows.reshape(-1, N_MELS))
     os.replace(f"{rows_path}{mine}", rows_path)

@@ -17,6 +17,7 @@ from utils.contract import FPS
 # av.logging stays untouched: a Python log callback and FFmpeg's decoding threads can wait for each other forever.
 
 EARLY = 0.25 / FPS          # s: a picture is shown this early at most, so that rounded timestamps change nothing
+MOST_PIXELS = 1 << 26       # of a picture file: more can only be meant to fill the memory
 REVERSE_BYTES = 256 << 20   # most memory for the pictures that are held while footage runs backwards
 # Luma weights (red, blue) of the YUV matrices, by FFmpeg's colour space number; others count as BT.601,
 # as FFmpeg's own converter takes them.
@@ -202,11 +203,13 @@ def _first_picture_time(path):
     with _open(path) as container:
         stream = container.streams.best("video")
         if stream is None:
-            raise UserError(f"{path} has no picture, only sound; expected a video of one person's face")
+            raise UserError(f"{path} has no picture, only sound; expected a video of one person's face. "
+                            "Name another file and run again")
         for picture in _decode(container, stream, Losses()):
             if picture.pts is not None:
                 return float(picture.pts * stream.time_base)
-    raise UserError(f"no picture of {path} can be decoded; expected a video of one person's face")
+    raise UserError(f"no picture of {path} can be decoded; expected a video of one person's face. "
+                    "Name another file and run again")
 
 
 def read_order(path, order):
@@ -279,12 +282,14 @@ def sound_blocks(path, rate, channels, started=None):
 
 # -- writing -----------------------------------------------------------------------------------------
 def read_png(path):
-    """Return a picture file as RGB uint8 (H, W, 3), or None if it is missing or damaged."""
+    """Return a PNG file as RGB uint8 (H, W, 3), or None if it is missing, damaged or larger than MOST_PIXELS."""
     try:  # not cv2.imread: on Windows it cannot open a path with, say, Chinese characters
         content = np.fromfile(path, np.uint8)
     except OSError:
         return None
-    picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if len(content) else None
+    size = content[16:24].view(">u4").astype(np.int64)  # looked at before memory is taken for it
+    right = content[:8].tobytes() == b"\x89PNG\r\n\x1a\n" and len(size) == 2 and size.prod() <= MOST_PIXELS
+    picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if right else None
     return None if picture is None else picture[:, :, ::-1]
 
 

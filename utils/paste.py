@@ -5,7 +5,7 @@ import numpy as np
 from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
 from utils.contract import FACE_SIZE, LOWER_TOP
-from utils.face import JAW, align, smooth, to_face
+from utils.face import CARRIED, JAW, align, smooth, to_face
 from utils.media import rgb_to_yuv, to_uint8, yuv_to_rgb
 
 UNIT = FACE_SIZE / 168       # the lengths below are for a face of 168 pixels
@@ -16,11 +16,12 @@ CHIN = slice(6, 15)          # the part of JAW that speech moves
 MARGINS = np.interp(np.abs(np.arange(len(JAW)) - 10), (2, 5), (MARGIN, -INSET))  # px, of each point of JAW
 COLOUR_SIGMA = 14 * UNIT     # px over which colour is matched: light and white balance, not features
 COLOUR_ALIKE = 20            # grey levels: much more apart, two pixels show different things, not different light
+LEAST = 32                   # px of the source: what is narrower, at the frame's edge, may shrink to nothing
 FADE = 5                     # frames over which the paste fades about frames without a face
 
 
 class Paster:
-    """Pastes lower faces into the frames of one clip. track: see contract.read_track."""
+    """Pastes lower faces into the frames of one clip. track: see contract.read_track, with the landmarks CARRIED."""
 
     def __init__(self, track):
         self.transform = track["transform"]
@@ -43,7 +44,7 @@ class Paster:
         Samples outside the blend region keep their values bit for bit.
         """
         transform, (top, bottom, left, right) = self.transform[i], self._box(i, planes[0].shape)
-        if not self.strength[i] or bottom <= top or right <= left:
+        if not self.strength[i] or min(bottom - top, right - left) < LEAST:
             return
         y = planes[0][top:bottom, left:right]
         u, v = (plane[top // 2:bottom // 2, left // 2:right // 2] for plane in planes[1:])
@@ -87,7 +88,7 @@ def jaw_outline(track):
     against the background. About the chin it reaches as far as the chin gets, in this head pose, when the mouth is
     opened wide: a region that ended at the old chin would show the old word, or two chins.
     """
-    jaw = to_face(track["landmarks"][:, JAW, :2], track["transform"])
+    jaw = to_face(track["landmarks"][:, [CARRIED.index(point) for point in JAW], :2], track["transform"])
     centre = np.array((FACE_SIZE / 2, LOWER_TOP + 8 * UNIT))
     away = smooth(jaw - centre, track["cuts"])
     reach = np.linalg.norm(away, axis=-1)
