@@ -1,13 +1,13 @@
 """Checkpoints: plain dicts of tensors, numbers, strings, lists and dicts, written whole or not at all."""
 
-import os
+import io
 from pathlib import Path
 
 import torch
 
 from models.unet import LipUNet
 from utils.console import UserError
-from utils.contract import check_contract
+from utils.contract import check_contract, write_whole
 from utils.face import CARRIED
 
 KEYS = {"model": dict, "model_args": dict, "learner": dict, "scheduler": dict, "epoch": int, "best": float,
@@ -15,11 +15,10 @@ KEYS = {"model": dict, "model_args": dict, "learner": dict, "scheduler": dict, "
 
 
 def save(path, checkpoint):
-    """Write a checkpoint to a temporary name, then rename it."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(checkpoint, temporary)
-    os.replace(temporary, path)
+    """Write a checkpoint, whole or not at all."""
+    content = io.BytesIO()  # not to the file itself: PyTorch's own writer says "unexpected pos" where a disk is full
+    torch.save(checkpoint, content)
+    write_whole(path, content.getbuffer())
 
 
 def load(path, command="python train.py"):
