@@ -62,23 +62,25 @@ def main():
 
     with console.writing(args.data):
         # 3. draw, beside what was there before
-        pred = Path(args.data) / "pred"
-        new, final = pred / f"{speech.stem}.new", pred / speech.stem
+        new, pred = Path(args.data) / "inference.new", Path(args.data) / "pred"
+        final = pred / (speech.stem.strip(".") and speech.stem or "speech")  # of "...wav" the stem is ".."
         contract.remove(new)
-        new.mkdir(parents=True)
+        new.mkdir()
         pictures = lowers(model, footage, footage.references(), order, partial(audio.windows, mel), where, BATCH_SIZE)
         for j, lower in enumerate(tqdm(pictures, total=count, desc="drawing lower faces", unit="picture")):
             contract.lower_path(new, j).write_bytes(media.png(lower))
 
-        # 4. what was made from what, and into place
+        # 4. what was made from what, and into place: until it is whole, last.json names nothing
         heard = contract.source_identity(speech)
         contract.write_json(new / "meta.json", {
             "frames": count, "source_frames": order.tolist(), "sound": heard["path"], "sound_sha256": heard["sha256"],
             "data_id": footage.meta["id"],
             "checkpoint": {"path": str(Path(args.checkpoint).resolve()), "epoch": saved["epoch"]}})
+        pred.mkdir(exist_ok=True)
+        contract.remove(pred / "last.json")
         contract.remove(final)
         os.replace(new, final)
-        contract.write_json(pred / "last.json", {"speech": speech.stem})
+        contract.write_json(pred / "last.json", {"speech": final.name})
     say(f"{count} lower faces in {final}; next: python reapply_faces.py"
         + console.option("data", args.data, "data"))
 

@@ -136,19 +136,37 @@ def write_report(video, track, looks, covered, mel, sound, offset, new):
 def check_ours(data):
     """Raise UserError if `data` holds folders that swap_in would replace but no run of this script has made."""
     theirs = [data / name for name in ("face", "audio", "pred", "pack") if (data / name).exists()]
-    if theirs and not (data / ".lock").exists() and not (data / "meta.json").exists():
+    if theirs and not any((data / name).exists() for name in (".lock", "meta.json", "preprocess.new")):
         raise UserError(f"{theirs[0]} was not made by preprocess.py, which would replace it; move it away or run: "
                         "python preprocess.py VIDEO --data ANOTHER_FOLDER")
 
 
 def swap_in(new, data):
-    """Put the finished folder `new` in place of the old data, meta.json out first and in last."""
+    """Put the finished folder `new` in place of the old data, meta.json out first and in last.
+
+    If that was interrupted, at any moment, calling it again ends it: what is no longer in `new` is in place.
+    """
     (data / "meta.json").unlink(missing_ok=True)
-    for stale in ("pred", "face", "audio", "track.npz", "pack", "report.png"):
+    for stale in ("pred", "inference.new", "pack"):
         contract.remove(data / stale)
     for name in ("face", "audio", "track.npz", "report.png", "meta.json"):
-        os.replace(new / name, data / name)
+        if (new / name).exists():
+            contract.remove(data / name)
+            os.replace(new / name, data / name)
     contract.remove(new)
+
+
+def end_earlier_run(new, data, wanted):
+    """Swap in what a run had finished that was interrupted while it swapped in.
+
+    Returns its meta.json if it was made from `wanted` (some of the entries of meta.json), so that nothing is left to
+    do, and None otherwise.
+    """
+    if not (new / "meta.json").is_file():
+        return None
+    swap_in(new, data)
+    meta = contract.read_json(data / "meta.json", contract.remedy_for(data))
+    return meta if all(meta.get(key) == value for key, value in wanted.items()) else None
 
 
 def main():
@@ -166,6 +184,12 @@ def main():
 
     with console.writing(data):
         new = data / "preprocess.new"
+        wanted = {"source": contract.source_identity(video), "contract": contract.CONTRACT,
+                  "options": {key: value for key, value in vars(args).items() if key not in ("video", "data")}}
+        if meta := end_earlier_run(new, data, wanted):
+            say("the run before this one was interrupted when all was made; it is in place now")
+            done(meta["frames"], args.data)
+            return
         contract.remove(new)
         new.mkdir()
 
@@ -184,18 +208,22 @@ def main():
 
         # 4. is it good footage, what was made from what, and into place
         verdicts = write_report(video, track, looks, covered, mel, sound, offset, new)
-        source = contract.source_identity(video)
-        name = json.dumps([source["sha256"], contract.CONTRACT])
+        name = json.dumps([wanted["source"]["sha256"], contract.CONTRACT])
         contract.write_json(new / "meta.json", {
-            "frames": frames, "source": source, "size": size, "id": hashlib.sha256(name.encode()).hexdigest()[:16],
-            "contract": contract.CONTRACT, "av_offset_ms": offset.applied,
+            **wanted, "frames": frames, "size": size, "id": hashlib.sha256(name.encode()).hexdigest()[:16],
+            "av_offset_ms": offset.applied,
             "av_offset_found": {"ms": offset.late, "confidence": offset.confidence}, "quality": verdicts,
             "shots": len(track["cuts"]),
             "faces_found": float(track["valid"].mean()),
             "eye_distance": float(np.median(contract.EYE_DISTANCE / np.hypot(*track["transform"][:, :, 0].T)))})
         swap_in(new, data)
-    say(f"{frames} pictures in {data / 'face'}, {frames} features in {data / 'audio'}; next: python train.py"
-        + console.option("data", args.data, "data"))
+    done(frames, args.data)
+
+
+def done(frames, data):
+    """Say what was made and what to run next."""
+    say(f"{frames} pictures in {Path(data) / 'face'}, {frames} features in {Path(data) / 'audio'}; "
+        f"next: python train.py{console.option('data', data, 'data')}")
 
 
 def av_offset(text):

@@ -95,6 +95,8 @@ def main():
 
     with console.writing(result):
         # 2. frame by frame: decode, paste, encode; never more than a few frames in memory
+        for left in result.glob("*.tmp"):  # by runs that were killed
+            contract.remove(left)
         output.parent.mkdir(parents=True, exist_ok=True)
         paste = Paster(track)
         sound, rate, channels = open_sound(made["sound"], again)

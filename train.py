@@ -271,7 +271,7 @@ def begin(args, footage, dataset, where):
             getattr(model, name).copy_(value)
         state = {"epoch": 0, "step": 0, "best": math.inf, "history": []}
         finished = (folder / "best.pth").exists()  # else it ended within its first epoch: nothing to keep
-        kept = [name for name in ("best", "last") if finished and (folder / f"{name}.pth").exists()]
+        kept = [name for name in ("last", "best") if finished and (folder / f"{name}.pth").exists()]
         for name in kept:
             os.replace(folder / f"{name}.pth", folder / f"{name}.old.pth")
         if kept:
@@ -344,11 +344,11 @@ def main():
             best = held_out < state["best"] * (1 + TOLERANCE)
             state["best"] = min(held_out, state["best"])
             content = pack_up(learner, state, args, footage)
-            if best:  # first, so that a run killed in between repeats the epoch and loses nothing
+            if best:  # last.pth comes last: a run killed in between repeats the epoch and loses nothing
                 checkpoint.save(folder / "best.pth", {**content, "learner": {}})
-            checkpoint.save(folder / "last.pth", content)
             report.preview(folder / "preview.png", learner.averaged, held, where)
             report.log(folder, state["history"])
+            checkpoint.save(folder / "last.pth", content)
             say(line(state, schedule, args, time.monotonic() - begun, best))
 
     # 4. does its mouth follow the sound?

@@ -224,7 +224,7 @@ def test_with_two_files_the_message_has_the_command_for_each(tmp_path):
     with pytest.raises(UserError) as error:
         contract.only_file(tmp_path, contract.VIDEO_ENDINGS, "video", COMMAND)
     message = one_line(error)
-    assert f'{COMMAND} "{tmp_path / "a b.mp4"}"' in message and f'{COMMAND} "{tmp_path / "c.mov"}"' in message
+    assert f"{COMMAND} '{tmp_path / 'a b.mp4'}'" in message and f"{COMMAND} {tmp_path / 'c.mov'}" in message
 
 
 def test_remove_takes_files_folders_and_nothing_but_never_what_a_link_points_to(tmp_path):

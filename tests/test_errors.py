@@ -59,8 +59,8 @@ def test_two_videos_or_sounds_and_no_name(project, refused, tiny_data, tiny_spee
     """The error prints the command with each file's name."""
     for name in ("a.mp4", "b c.mov", "a.wav", "b.mp3"):
         (project / "input" / name).write_bytes(b"")
-    refused(["preprocess.py"], 'python preprocess.py "input/a.mp4"', 'python preprocess.py "input/b c.mov"')
-    refused(["inference.py"], 'python inference.py "input/a.wav"', 'python inference.py "input/b.mp3"')
+    refused(["preprocess.py"], "python preprocess.py input/a.mp4", "python preprocess.py 'input/b c.mov'")
+    refused(["inference.py"], "python inference.py input/a.wav", "python inference.py input/b.mp3")
 
 
 @pytest.mark.parametrize("kind", [

@@ -227,7 +227,8 @@ def test_killed_at_a_random_moment_it_resumes(tiny_data, tmp_path, how):
     command = [sys.executable, "train.py", "--data", tiny_data, "--checkpoints", tmp_path, "--device", "cpu"]
     process = subprocess.Popen([*command, "--epochs", "1000"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "log.csv").exists() and time.monotonic() < deadline:  # written after both checkpoints
+    saved = tmp_path / "last.pth"
+    while not (saved.exists() and checkpoint.load(saved)[1]["epoch"]) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(np.random.default_rng(os.getpid()).uniform(0, 3))
     process.send_signal(how)

@@ -1,14 +1,14 @@
 """Checkpoints: plain dicts of tensors, numbers, strings, lists and dicts, written whole or not at all."""
 
+import io
 import math
-import os
 from pathlib import Path
 
 import torch
 
 from models.unet import LipUNet
 from utils.console import UserError
-from utils.contract import N_MELS, check, check_contract, number, text, whole
+from utils.contract import N_MELS, check, check_contract, number, text, whole, write_whole
 from utils.face import CARRIED
 
 ROW = ["epoch", "train", "held_out", "heard", "lr", "pictures_per_s", "seconds"]  # of the history: one an epoch
@@ -26,11 +26,10 @@ KEYS = {"model": {}, "learner": {}, "contract": {},
 
 
 def save(path, checkpoint):
-    """Write a checkpoint to a temporary name, then rename it."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(checkpoint, temporary)
-    os.replace(temporary, path)
+    """Write a checkpoint, whole or not at all."""
+    content = io.BytesIO()  # not to the file itself: PyTorch's own writer says "unexpected pos" where a disk is full
+    torch.save(checkpoint, content)
+    write_whole(path, content.getbuffer())
 
 
 def load(path, command="python train.py"):

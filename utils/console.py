@@ -48,31 +48,48 @@ def say(message):
 
 def run(main, resume_hint=""):
     """Run a script's main(): one clear line and exit code 1 for what a user can mend, 130 for Ctrl-C."""
+    code, message = _outcome(main, resume_hint)
+    if code:  # said only now: with the exception gone its progress bars are closed, and the line is its own
+        say(" ".join(message.splitlines()))
+        sys.exit(code)
+
+
+def _outcome(main, resume_hint):
+    """Return (exit code, what to say) of main(); what is ours to mend keeps its traceback."""
     try:
         main()
     except UserError as error:
-        say(f"error: {error}")
-        sys.exit(1)
-    except (OSError, MemoryError) as error:
-        say(f"error: {error.strerror or error if isinstance(error, OSError) else 'out of memory'}"
-            + (f": {error.filename}" if getattr(error, "filename", None) else "")
-            + "; nothing finished was lost, mend it and run the same command again")
-        sys.exit(1)
-    except RuntimeError as error:  # PyTorch's way to say that memory ran out; anything else is ours to mend
-        if "memory" not in str(error):
+        return 1, f"error: {error}"
+    except OSError as error:
+        named = f": {error.filename}" if error.filename else ""
+        return 1, (f"error: {error.strerror or error}{named}; nothing finished was lost, mend it"
+                   f"{resume_hint or ' and run the same command again'}")
+    except Exception as error:  # PyTorch and OpenCV each have their own way to say that memory ran out
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
-        say("error: out of memory; close other programs, or lower BATCH_SIZE (train.py: --batch-size 4), and run again")
-        sys.exit(1)
+        return 1, ("error: out of memory; close other programs, or lower BATCH_SIZE (train.py: --batch-size 4), and "
+                   "run again")
     except KeyboardInterrupt:
-        say(f"\ninterrupted; nothing finished was lost{resume_hint}")
-        sys.exit(130)
+        return 130, f"interrupted; nothing finished was lost{resume_hint}"
+    return 0, ""
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Let an OSError that names no file, as that of a full disk, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
 
 
 @contextlib.contextmanager
 def writing(folder):
     """Hold the right to write `folder` (made if missing) until the block or the process ends.
 
-    Raises UserError if another run holds it.
+    Raises UserError if another run holds it. An OSError names `folder` if it names no file.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -84,6 +101,7 @@ def writing(folder):
     except Timeout as error:
         raise UserError(f"another run is writing {folder}; wait until it has ended, or name another folder") from error
     try:
-        yield
+        with naming(folder):
+            yield
     finally:
         lock.release()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.console import UserError, option
+from utils.console import UserError, naming, option
 
 # -- pictures ----------------------------------------------------------------------------------------
 FPS = 25                     # pictures per second, whatever the source has
@@ -147,8 +147,12 @@ def write_whole(path, content):
     """Write bytes to a temporary name, then rename: a reader sees the old file or the new."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        with naming(path):
+            temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path, content):
@@ -279,7 +283,7 @@ def only_file(folder, endings, kind, command):
                         "(or make the built-in sample: python -m utils.sample)")
     if len(found) > 1:
         raise UserError(f"{len(found)} {kind} files in {folder}/; name one: "
-                        + "  or  ".join(f'{command} "{p}"' for p in found))
+                        + "  or  ".join(f"{command} {shlex.quote(str(p))}" for p in found))
     return found[0]
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from utils import audio
-from utils.console import UserError
+from utils.console import UserError, naming
 from utils.contract import (FACE_SIZE, FPS, LARGEST, LOWER_TOP, MEL_FLOOR, N_MELS, REFERENCE_GAP, ROWS_PER_FRAME,
                             face_path, mel_path, read_array, read_meta, read_track, remedy_for)
 from utils.face import CARRIED, shot_bounds, shots, to_face
@@ -147,10 +148,13 @@ def _pack(data, frames):
     pack = _open_pack(lower_path, rows_path, frames)
     if pack is None:
         folder.mkdir(exist_ok=True)
-        for old in folder.glob("*.npy"):
-            old.unlink(missing_ok=True)
-        _write_pack(lower_path, rows_path, data, frames, remedy)
-        pack = _open_pack(lower_path, rows_path, frames)
+        with naming(folder), FileLock(folder / ".lock"):
+            pack = _open_pack(lower_path, rows_path, frames)
+            if pack is None:  # of two runs that start at once the second waits and finds it done
+                for old in folder.glob("*.npy*"):
+                    old.unlink()
+                _write_pack(lower_path, rows_path, data, frames, remedy)
+                pack = _open_pack(lower_path, rows_path, frames)
     return pack
 
 
@@ -165,16 +169,15 @@ def _open_pack(lower_path, rows_path, frames):
 
 
 def _write_pack(lower_path, rows_path, data, frames, remedy):
-    mine = f".{os.getpid()}.tmp"  # two runs that start at once each write their own, and the last one stays
     size = (frames, FACE_SIZE - LOWER_TOP, FACE_SIZE, 3)
-    lower = np.lib.format.open_memmap(f"{lower_path}{mine}", mode="w+", dtype=np.uint8, shape=size)
-    for i in range(frames):
-        picture = read_png(face_path(data, i))
-        if picture is None or picture.shape != (FACE_SIZE, FACE_SIZE, 3):
-            raise UserError(f"{face_path(data, i)} is no RGB picture of {FACE_SIZE}x{FACE_SIZE}; {remedy}")
-        lower[i] = picture[LOWER_TOP:]
-    lower.flush()
-    os.replace(f"{lower_path}{mine}", lower_path)
+    with open(f"{lower_path}.tmp", "wb") as file:  # no memory map: on a full disk that kills the process unheard
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": size})
+        for i in range(frames):
+            picture = read_png(face_path(data, i))
+            if picture is None or picture.shape != (FACE_SIZE, FACE_SIZE, 3):
+                raise UserError(f"{face_path(data, i)} is no RGB picture of {FACE_SIZE}x{FACE_SIZE}; {remedy}")
+            file.write(picture[LOWER_TOP:].tobytes())
+    os.replace(f"{lower_path}.tmp", lower_path)
     rows = np.empty((frames, ROWS_PER_FRAME, N_MELS), np.float32)
     for i in range(frames):
         try:
@@ -183,9 +186,9 @@ def _write_pack(lower_path, rows_path, data, frames, remedy):
             raise UserError(f"{mel_path(data, i)} cannot be read ({error}); {remedy}") from error
         if not (np.abs(rows[i]) <= LARGEST).all():
             raise UserError(f"{mel_path(data, i)} has values that are not finite or beyond {LARGEST:.0f}; {remedy}")
-    with open(f"{rows_path}{mine}", "wb") as file:
+    with open(f"{rows_path}.tmp", "wb") as file:
         np.save(file, rows.reshape(-1, N_MELS))
-    os.replace(f"{rows_path}{mine}", rows_path)
+    os.replace(f"{rows_path}.tmp", rows_path)
 
 
 def split(frames):

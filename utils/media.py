@@ -311,7 +311,7 @@ class VideoWriter:
         self.path = Path(path)
         self.temporary = self.path.with_name(self.path.name + ".tmp")
         self.like, self.sound, self.rate, self.sent, self.count = like, sound, rate, 0, 0
-        self.container = av.open(str(self.temporary), "w", format="mp4", options={"movflags": "+faststart"})
+        self.container = av.open(f"file:{self.temporary}", "w", format="mp4", options={"movflags": "+faststart"})
         self.container.metadata["comment"] = comment
         self.video = self.container.add_stream("libx264", rate=FPS, options={"crf": str(crf), "preset": preset})
         self.video.width, self.video.height, self.video.pix_fmt = width, height, "yuv420p"
@@ -331,7 +331,7 @@ class VideoWriter:
         if self.like is not None:
             picture.colorspace, picture.color_range = self.like.colorspace, self.like.color_range
         picture.pts, picture.time_base = self.count, Fraction(1, FPS)
-        self.container.mux(self.video.encode(picture))
+        self._mux(self.video, picture)
         self.count += 1
         self._send_sound(self.count * self.rate / FPS)
 
@@ -340,15 +340,27 @@ class VideoWriter:
             block = next(self.sound, None)
             if block is None:
                 self.sound = None
-                self.container.mux(self.audio.encode(None))
+                self._mux(self.audio, None)
                 return
             if not len(block):
                 continue
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block.T), format="fltp",
                                                layout=self.audio.layout.name)
             frame.sample_rate, frame.pts, frame.time_base = self.rate, self.sent, Fraction(1, self.rate)
-            self.container.mux(self.audio.encode(frame))
+            self._mux(self.audio, frame)
             self.sent += len(block)
+
+    def _mux(self, stream, frame):
+        with self._naming():
+            self.container.mux(stream.encode(frame))
+
+    @contextlib.contextmanager
+    def _naming(self):
+        """Turn FFmpeg's errors, as that of a full disk, into an OSError that names the file."""
+        try:
+            yield
+        except av.error.FFmpegError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def __enter__(self):
         return self
@@ -357,9 +369,12 @@ class VideoWriter:
         try:
             if kind is None:
                 self._send_sound(np.inf)
-                self.container.mux(self.video.encode(None))
-            self.container.close()
-            if kind is None:
+                self._mux(self.video, None)
+                with self._naming():
+                    self.container.close()
                 os.replace(self.temporary, self.path)
+            else:
+                with contextlib.suppress(av.error.FFmpegError):  # what went wrong before is what counts
+                    self.container.close()
         finally:
             self.temporary.unlink(missing_ok=True)
