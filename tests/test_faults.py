@@ -22,7 +22,7 @@ import reapply_faces
 import train
 from faults import KINDS, Disk, digest, part, snapshot
 from models.unet import LipUNet
-from utils import checkpoint, console, contract, face, media, sample
+from utils import checkpoint, console, contract, media, sample, tracking
 from utils.console import UserError
 
 SPEECH_SECONDS = 0.6
@@ -64,12 +64,13 @@ def remember(patch, module, name, key):
 @pytest.fixture(scope="module")
 def quick():
     """Costly steps that write nothing are done once, training is a trifle."""
-    def track(pictures, real=face.track, known={}):  # noqa: B006
+    def track(pictures, number=1, crowd=None, real=tracking.track, known={}):  # noqa: B006
         pictures = list(pictures)
         k = len(pictures), pictures[0].tobytes()
         if k not in known:
-            known[k] = real(pictures)
-        return known[k]
+            known[k] = real(pictures, number)
+        crowd.append(1)
+        return {key: np.array(value) for key, value in known[k].items()}
 
     def step(learner, batch, sounds, number, rate):
         with torch.no_grad():
@@ -79,7 +80,7 @@ def quick():
         return 0.05, 1.0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(face, "track", track)
+        patch.setattr(tracking, "track", track)
         remember(patch, media, "read_sound", lambda path, rate, channels=1, video_start=False:
                  (digest_of(path), rate, channels, video_start))
         remember(patch, inference, "lowers", lambda *arguments: 0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import preprocess
-from utils import audio, contract, evaluate, face, media, sample, stage, sync
+from utils import audio, contract, evaluate, media, sample, stage, sync, tracking
 from utils.console import UserError
 from utils.dataset import Footage
 
@@ -230,7 +230,7 @@ def test_evaluate_compares_with_the_moved_sound(tiny_data, tmp_path, monkeypatch
 def test_another_video_is_put_in_step_too(tiny_clip, tiny_data, monkeypatch):
     """--against: the sound of the other video is moved if it is surely late."""
     track = contract.read_track(tiny_data, contract.read_meta(tiny_data))
-    monkeypatch.setattr(face, "track", lambda frames: track)
+    monkeypatch.setattr(tracking, "track", lambda frames: track)
     plain = np.concatenate([speech.sound for speech in stage.video_speech(tiny_clip)])
     monkeypatch.setattr(sync, "estimate_offset", lambda *_: (120.0, 0.99))
     moved = np.concatenate([speech.sound for speech in stage.video_speech(tiny_clip)])
