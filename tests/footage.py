@@ -104,7 +104,7 @@ def picture_packets(container, rate=25, times=None, start=0.0, codec="libx264", 
     stream = container.add_stream(codec, rate=Fraction(rate), options=options or {})
     stream.height, stream.width = pictures[0].shape[:2]
     stream.pix_fmt, stream.codec_context.gop_size, stream.codec_context.thread_count = pix_fmt, 25, 1
-    base = 1 / Fraction(rate) if codec in STEADY else BASE
+    base = 1 / Fraction(rate) if codec in STEADY or container.format.name == "avi" else BASE
     stream.codec_context.time_base = base
     if disposition is not None:
         stream.disposition = disposition

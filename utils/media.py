@@ -153,9 +153,10 @@ def _timed(container, stream, losses):
     usual = float(1 / stream.average_rate) if stream.type == "video" and stream.average_rate else 1 / FPS
     for frame in _decode(container, stream, losses):
         start = end if frame.pts is None else float(frame.pts * stream.time_base)
-        if container.format.name == "avi" and None not in (frame.pts, frame.dts):  # it knows the order of decoding only
-            lag = frame.dts - frame.pts if lag is None else lag
-            start = float((frame.dts - lag) * stream.time_base)
+        if lag is None and container.format.name == "avi" and None not in (frame.pts, frame.dts):
+            lag = frame.dts - frame.pts
+        if lag is not None:  # AVI tells the order of decoding only; at the end, not even that
+            start = end if frame.dts is None else float((frame.dts - lag) * stream.time_base)
         if stream.type == "audio":
             usual = frame.samples / frame.sample_rate
         end = start + (float((frame.duration or 0) * stream.time_base) or usual)
