@@ -114,7 +114,7 @@ def _open(path):
         raise UserError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; "
                         "expected a video or sound file. Check the path and run again")
     try:
-        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"})  # no playlist opens the net
+        container = av.open(str(path.absolute()))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a video or sound file that FFmpeg can read "
                         f"({getattr(error, 'strerror', None) or error}), or it was not copied or recorded to its end; "
