@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from utils import audio, checkpoint, console, contract, device, media
+from utils import audio, checkpoint, console, contract, device, media, pixels
 from utils.console import UserError, say
 from utils.dataset import Footage
 from utils.generate import lowers, pingpong
@@ -68,7 +68,7 @@ def main():
         new.mkdir()
         pictures = lowers(model, footage, footage.references(), order, partial(audio.windows, mel), where, BATCH_SIZE)
         for j, lower in enumerate(tqdm(pictures, total=count, desc="drawing lower faces", unit="picture")):
-            contract.lower_path(new, j).write_bytes(media.png(lower))
+            contract.lower_path(new, j).write_bytes(pixels.png(lower))
 
         # 4. what was made from what, and into place: until it is whole, last.json names nothing
         heard = contract.source_identity(speech)

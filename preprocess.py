@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils import audio, console, contract, cover, face, media, quality, sync, tracking
+from utils import audio, console, contract, cover, face, media, pixels, quality, sync, tracking
 from utils.console import UserError, say
 
 # ------------------------------------------------------------------------------------------------------
@@ -34,22 +34,34 @@ MOST_OFFSET = 5000      # ms by which --av-offset may move the sound
 # ------------------------------------------------------------------------------------------------------
 
 
+def changes_of_shape(frame):
+    """Return what media.Frame does to the shape of the source's pictures, as sentences."""
+    turns, flipped = frame.turns
+    width, height = frame.picture.width, frame.picture.height
+    how = [f"turned by {-90 * turns % 360} degrees"] * bool(turns) + ["mirrored"] * flipped
+    odd = " and ".join(["row"] * (height % 2) + ["column"] * (width % 2))
+    return ([f"the picture is {' and '.join(how)}, as the file asks"] * bool(how)
+            + [f"of {width}x{height} pixels the last {odd} is left out: video needs even sizes"] * bool(odd))
+
+
 def find_faces(video, number):
     """Return the track of person `number` (see contract.read_track) and the size (width, height) of a frame."""
-    losses, size, crowd = media.Losses(), [], []
+    losses, size, changes, crowd = media.Losses(), [], [], []
 
     def pictures():
         bar = tqdm(media.read_frames(video, losses=losses), total=media.probe(video)["frames"],
                    desc="1/3 finding the face", unit="frame")
         for frame in bar:
             rgb = frame.rgb()
-            size[:] = rgb.shape[1], rgb.shape[0]
+            size[:], changes[:] = rgb.shape[1::-1], changes_of_shape(frame)
             yield rgb
 
     track = tracking.track(pictures(), number, crowd)
+    for change in changes:
+        say(f"note: {change}")
     frames = len(track["valid"])
     if losses.packets:
-        say(f"note: the file is damaged: {losses.packets} packets could not be decoded and the last "
+        say(f"note: the file is damaged: {losses.packets} packets could not be used and the last "
             f"{losses.seconds:.1f} s are missing; {frames / contract.FPS:.1f} s were saved")
     elif losses.seconds > 0.5:
         say(f"note: the file announces {losses.seconds:.1f} s more than its picture lasts (it was cut short, or its "
@@ -86,7 +98,7 @@ def write_faces(video, track, folder):
         aligned = face.align(frame.rgb(), transform)
         looks.add(aligned, scales[i])
         mouths.append(cover.thumbnail(aligned))
-        (folder / f"{i:06d}.png").write_bytes(media.png(aligned))
+        (folder / f"{i:06d}.png").write_bytes(pixels.png(aligned))
     covered = cover.covered(np.array(mouths), track)
     track["valid"] &= ~covered
     if covered.any():
@@ -114,10 +126,14 @@ def write_mel(sound, frames, folder):
 
 def read_speech(video):
     """Return the video's sound as 16 kHz mono float32, in step with its picture; UserError if it has none."""
-    sound = media.read_sound(video, contract.SAMPLE_RATE, video_start=True)
+    losses = media.Losses()
+    sound = media.read_sound(video, contract.SAMPLE_RATE, video_start=True, losses=losses)
     if sound is None or not len(sound):
-        raise UserError(f"{video} has no sound; the mouth is learnt from sound and picture together. "
+        raise UserError(f"{video} has no sound{'' if sound is None else ' that can be decoded'}; "
+                        "the mouth is learnt from sound and picture together. "
                         "Take a video with sound and run: python preprocess.py VIDEO")
+    if losses.packets:
+        say(f"note: the sound is damaged: {losses.packets} packets could not be used, silence stands in their place")
     if np.abs(sound).max() < QUIET_SOUND:
         raise UserError(f"the sound of {video} is silent (peak {np.abs(sound).max():.6f} of 1); "
                         "take a video in which the person is heard and run: python preprocess.py VIDEO")
@@ -128,7 +144,7 @@ def write_report(video, track, looks, covered, mel, sound, offset, new):
     """Write new/report.png and print its table; return {what: [found, verdict]}."""
     rows = quality.findings(track, looks, mel, sound, offset)
     quality.draw(new / "report.png", video.name, rows, quality.worst_frames(track, looks, covered),
-                 lambda i: media.read_png(contract.face_path(new, i)))
+                 lambda i: pixels.read_png(contract.face_path(new, i)))
     say(quality.table(video.name, rows))
     return {row.name: [row.found, row.verdict] for row in rows}
 
@@ -176,8 +192,10 @@ def main():
     # 1. which video, and has it picture and sound?
     video = Path(args.video) if args.video else contract.only_file(
         "input", contract.VIDEO_ENDINGS, "video", "python preprocess.py")
-    if not media.probe(video)["video"]:
-        raise UserError(f"{video} has no picture, only sound; expected a video of one person's face. "
+    about = media.probe(video)
+    if not about["video"]:
+        raise UserError(f"{video} has no picture that can be read{', only sound' if about['sound'] else ''}; expected "
+                        "a video of one person's face. If it is one, it is damaged: copy it or convert it to mp4 anew. "
                         "Run: python preprocess.py VIDEO")
     sound = read_speech(video)
     check_ours(data)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils import console, contract, media
+from utils import console, contract, media, pixels
 from utils.console import UserError, say
 from utils.face import CARRIED
 from utils.paste import Paster
@@ -60,7 +60,7 @@ def read_prediction(data, meta):
 def read_lower(folder, j, again):
     """Return generated lower j, (84, 168, 3) uint8 RGB; UserError, ending in `again`, if it is damaged."""
     path, size = contract.lower_path(folder, j), (contract.FACE_SIZE - contract.LOWER_TOP, contract.FACE_SIZE, 3)
-    picture = media.read_png(path)
+    picture = pixels.read_png(path)
     if picture is None or picture.shape != size:
         raise UserError(f"{path} is missing or no RGB picture of {size[1]}x{size[0]}; {again}")
     return picture

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import contract, media, sample, tracking
+from utils import contract, media, pixels, sample, tracking
 from utils.dataset import Footage
 from utils.evaluate import brief
 from utils.figures import correlate, lag
@@ -108,7 +108,7 @@ def test_evaluate_prints_its_table(tiny_data, trained, tiny_clip, tiny_speech):
     assert {name: set(rows[name]) for name in looks} == looks and "closures" in rows
     assert rows["picture"]["psnr"] > 15 and 0 < rows["picture"]["ssim"] < 1 and rows["texture"]["sharpness"] > 0
     assert all(f"\n{name} " in table for name in rows) and table.splitlines()[-1].startswith("The mouth ")
-    assert media.read_png(trained.parent / "report.png").shape[0] > 500
+    assert pixels.read_png(trained.parent / "report.png").shape[0] > 500
     assert not list(trained.parent.glob("*.tmp"))
     assert "no two held-out pieces" in brief(Footage(tiny_data), None, None), "6 s are too short to swap"
 

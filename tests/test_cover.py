@@ -4,14 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import contract, cover, media
+from utils import contract, cover, pixels
 
 
 @pytest.fixture(scope="module")
 def clip(tiny_data):
     """(aligned faces (150, 168, 168, 3), track) of the tiny clip."""
     meta = contract.read_meta(tiny_data)
-    faces = np.stack([media.read_png(contract.face_path(tiny_data, i)) for i in range(meta["frames"])])
+    faces = np.stack([pixels.read_png(contract.face_path(tiny_data, i)) for i in range(meta["frames"])])
     return faces, contract.read_track(tiny_data, meta)
 
 

@@ -141,7 +141,8 @@ def preprocess_case(root, made, data):
     meta = older(root)
     contract.write_json(root / "data" / "meta.json", {**meta, "id": "old"})
     before = snapshot(root / "data")
-    after = {**part(snapshot(made / "data"), "face", "audio", "track.npz", "meta.json"), **part(before, "result")}
+    after = {**part(snapshot(made / "data"), "face", "audio", "track.npz", "report.png", "meta.json"),
+             **part(before, "result")}
 
     def check():
         state = snapshot(root / "data")

@@ -18,7 +18,7 @@ import mutate
 import reapply_faces
 from conftest import make_video
 from test_layout import PRODUCT, tree
-from utils import contract, media, paste
+from utils import contract, media, paste, pixels
 from utils.console import UserError
 from utils.dataset import Footage
 from utils.face import CARRIED
@@ -40,7 +40,7 @@ def data(tiny_data, tmp_path):
         "data_id": contract.read_meta(data)["id"], "checkpoint": {"path": "x", "epoch": 1}})
     contract.write_json(data / "pred" / "last.json", {"speech": "speech"})
     for j in range(3):
-        contract.lower_path(data / "pred" / "speech", j).write_bytes(media.png(np.full((84, 168, 3), 90, np.uint8)))
+        contract.lower_path(data / "pred" / "speech", j).write_bytes(pixels.png(np.full((84, 168, 3), 90, np.uint8)))
     return data
 
 
@@ -200,10 +200,10 @@ def test_generated_pictures(data, count):
 
 
 def test_a_picture_that_would_fill_the_memory_is_not_decoded(tmp_path, monkeypatch):
-    content = media.png(np.zeros((84, 168, 3), np.uint8))
+    content = pixels.png(np.zeros((84, 168, 3), np.uint8))
     (tmp_path / "000000.png").write_bytes(content[:16] + struct.pack(">II", 30000, 30000) + content[24:])
     monkeypatch.setattr(cv2, "imdecode", None)
-    assert media.read_png(tmp_path / "000000.png") is None
+    assert pixels.read_png(tmp_path / "000000.png") is None
 
 
 def npy_of(content, rng):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import coded, make_video, number_of, one_line
-from utils import media
+from utils import media, pixels
 from utils.console import UserError
 
 LONG_GOP = 120
@@ -223,9 +223,9 @@ COLOURS = [(*weights, full) for weights in ((0.299, 0.114), *set(media.LUMA_WEIG
 @pytest.mark.parametrize("colours", COLOURS)
 def test_rgb_to_yuv_and_back_is_the_same_colour(colours):
     rgb = np.random.default_rng(0).uniform(0, 255, (40, 50, 3)).astype(np.float32)
-    planes = media.rgb_to_yuv(rgb, colours)
-    np.testing.assert_allclose(media.yuv_to_rgb(*planes, colours), rgb, atol=0.01)
-    grey = media.rgb_to_yuv(np.full((1, 1, 3), 255, np.float32), colours)
+    planes = pixels.rgb_to_yuv(rgb, colours)
+    np.testing.assert_allclose(pixels.yuv_to_rgb(*planes, colours), rgb, atol=0.01)
+    grey = pixels.rgb_to_yuv(np.full((1, 1, 3), 255, np.float32), colours)
     np.testing.assert_allclose(np.ravel(grey), (255, 128, 128) if colours[2] else (235, 128, 128), atol=0.01)
 
 
@@ -238,7 +238,7 @@ def test_planes_have_the_colours_that_ffmpeg_shows(tmp_path, space, span):
     frame = next(media.read_frames(path))
     assert frame.colours == (*media.LUMA_WEIGHTS.get(space, (0.299, 0.114)), span == 2)
     y, u, v = frame.planes()
-    rgb = media.yuv_to_rgb(y, np.kron(u, np.ones((2, 2))), np.kron(v, np.ones((2, 2))), frame.colours)
+    rgb = pixels.yuv_to_rgb(y, np.kron(u, np.ones((2, 2))), np.kron(v, np.ones((2, 2))), frame.colours)
     for rows, columns in ((slice(8, 24), slice(8, 24)), (slice(8, 24), slice(40, 56)), (slice(40, 56), slice(8, 24)),
                           (slice(40, 56), slice(40, 56))):
         mine, ffmpegs, drawn = (p[rows, columns].reshape(-1, 3).mean(axis=0) for p in (rgb, frame.rgb(), picture))
@@ -255,7 +255,7 @@ def test_other_sample_formats_keep_their_colours_in_the_planes(tmp_path, pix_fmt
     frame = next(media.read_frames(path))
     assert frame.colours == (0.2126, 0.0722, span == 2)
     y, u, v = frame.planes()
-    rgb = media.yuv_to_rgb(y[24, 32], u[12, 16], v[12, 16], frame.colours)
+    rgb = pixels.yuv_to_rgb(y[24, 32], u[12, 16], v[12, 16], frame.colours)
     np.testing.assert_allclose(rgb, (200, 120, 60), atol=3)
     np.testing.assert_allclose(frame.rgb()[24, 32], (200, 120, 60), atol=3)
 
@@ -372,5 +372,5 @@ def test_a_png_holds_the_picture_bit_for_bit(tmp_path):
     import cv2
 
     rgb = np.random.default_rng(0).integers(0, 256, (84, 168, 3), np.uint8)
-    (tmp_path / "a.png").write_bytes(media.png(rgb))
+    (tmp_path / "a.png").write_bytes(pixels.png(rgb))
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"))[:, :, ::-1], rgb)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import contract, media, paste
+from utils import contract, media, paste, pixels
 from utils.face import CARRIED, LIPS, align, to_face
 
 H, W = contract.FACE_SIZE - contract.LOWER_TOP, contract.FACE_SIZE
@@ -75,7 +75,7 @@ def test_a_pasted_mouth_is_the_mouth_that_is_seen(track, tiny_clip, tiny_data):
     planes, wanted = frame.planes(), real_lower(tiny_data, wide)
     paste.Paster(track)(planes, frame.colours, shut, wanted)
     y, u, v = planes
-    rgb = media.yuv_to_rgb(y, cv2.resize(u, (512, 512)), cv2.resize(v, (512, 512)), frame.colours)
+    rgb = pixels.yuv_to_rgb(y, cv2.resize(u, (512, 512)), cv2.resize(v, (512, 512)), frame.colours)
     seen = align(np.clip(rgb, 0, 255).astype(np.uint8), track["transform"][shut])[contract.LOWER_TOP:].astype(float)
     before = real_lower(tiny_data, shut)
     lips = track["lips"][wide]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import preprocess
-from utils import audio, contract, face, media, quality, sample, sync
+from utils import audio, contract, face, media, pixels, quality, sample, sync
 
 RATE = contract.SAMPLE_RATE
 IN_STEP = sync.Offset(10.0, 0.95, 0)
@@ -169,7 +169,7 @@ def test_table_is_short_and_says_what_to_do(good):
 # -- in the chain ------------------------------------------------------------------------------------
 def test_preprocess_writes_and_says_it(tiny_data):
     """report.png is a picture, and meta.json has each line."""
-    picture = media.read_png(tiny_data / "report.png")
+    picture = pixels.read_png(tiny_data / "report.png")
     assert picture.shape[1] == 1100 and picture.shape[0] > 600
     meta = contract.read_meta(tiny_data)
     assert meta["quality"]["face size"][1] == "good" and meta["quality"]["length"] == ["6 s", "will hurt"]
@@ -192,4 +192,4 @@ def test_a_report_is_replaced_with_its_data(tiny_clip, tmp_path, monkeypatch, ca
     assert f"quality of {path.name}:" in said.err and "mouth visible" in said.err
     assert "Warning" not in said.err and not said.out
     assert contract.read_meta(data)["quality"]["mouth visible"][1] == "usable"
-    assert media.read_png(data / "report.png").shape[0] > 1000
+    assert pixels.read_png(data / "report.png").shape[0] > 1000

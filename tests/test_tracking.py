@@ -8,7 +8,7 @@ import pytest
 
 import preprocess
 from conftest import one_line
-from utils import contract, media, sample, tracking
+from utils import contract, media, pixels, sample, tracking
 from utils.console import UserError
 
 
@@ -183,8 +183,8 @@ def pair(tmp_path_factory):
             picture = scene([(230, 20 + k // 4, 60, opening), (320, 310, 30, opening)])
             if k >= 50:
                 cv2.ellipse(picture, (135 + k // 4, 230), (24, 28), 0, 0, 360, (25, 25, 28), -1)
-            planes = media.rgb_to_yuv(picture.astype(np.float32), (0.299, 0.114, False))
-            video.write([media.to_uint8(planes[0]), *[media.to_uint8(plane[::2, ::2]) for plane in planes[1:]]])
+            planes = pixels.rgb_to_yuv(picture.astype(np.float32), (0.299, 0.114, False))
+            video.write([pixels.to_uint8(planes[0]), *[pixels.to_uint8(plane[::2, ::2]) for plane in planes[1:]]])
     return path
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from utils import console, contract, media, sample
+from utils import console, contract, media, pixels, sample
 from utils.console import UserError, say
 
 # ------------------------------------------------------------------------------------------------------
@@ -87,8 +87,8 @@ def write_prediction(data, film):
     folder, meta = data / "pred" / film.stem, contract.read_meta(data)
     folder.mkdir(parents=True)
     for i in range(meta["frames"]):
-        lower = media.read_png(contract.face_path(data, i))[contract.LOWER_TOP:]
-        contract.lower_path(folder, i).write_bytes(media.png(np.ascontiguousarray(lower)))
+        lower = pixels.read_png(contract.face_path(data, i))[contract.LOWER_TOP:]
+        contract.lower_path(folder, i).write_bytes(pixels.png(np.ascontiguousarray(lower)))
     contract.write_json(folder / "meta.json", {
         "frames": meta["frames"], "source_frames": list(range(meta["frames"])), "data_id": meta["id"],
         "sound": meta["source"]["path"], "sound_sha256": meta["source"]["sha256"]})

@@ -13,7 +13,7 @@ from utils.console import UserError, naming
 from utils.contract import (FACE_SIZE, FPS, LARGEST, LOWER_TOP, MEL_FLOOR, N_MELS, REFERENCE_GAP, ROWS_PER_FRAME,
                             face_path, mel_path, read_array, read_meta, read_track, remedy_for)
 from utils.face import CARRIED, shot_bounds, shots, to_face
-from utils.media import read_png
+from utils.pixels import read_png
 
 HELD_OUT = 0.10           # share of the clip, its last part, that is never trained on
 GUARD = FPS               # frames between the two parts that belong to neither: neighbours look alike

@@ -1,4 +1,4 @@
-"""Video, sound and picture files, in and out, by PyAV (FFmpeg inside the wheel): only this module knows containers."""
+"""Video and sound files, in and out, by PyAV (FFmpeg inside the wheel): only this module knows containers."""
 
 import contextlib
 import os
@@ -7,20 +7,20 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
 
 from utils.console import UserError
 from utils.contract import FPS
 
-
 # av.logging stays untouched: a Python log callback and FFmpeg's decoding threads can wait for each other forever.
 
 EARLY = 0.25 / FPS          # s: a picture is shown this early at most, so that rounded timestamps change nothing
-MOST_PIXELS = 1 << 26       # of a picture file: more can only be meant to fill the memory
+GAP = 0.03                  # s: sound that its timestamps put this much later has a hole before it
+JUMP = 10                   # s: a timestamp this far beyond the one before and the end of the file is damaged
 REVERSE_BYTES = 256 << 20   # most memory for the pictures that are held while footage runs backwards
-# Luma weights (red, blue) of the YUV matrices, by FFmpeg's colour space number; others count as BT.601,
-# as FFmpeg's own converter takes them.
+# Luma weights (red, blue) by FFmpeg's colour space number; others count as BT.601, as FFmpeg's converter takes them.
 LUMA_WEIGHTS = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 FULL_RANGE = 2              # FFmpeg's number for samples that use 0..255 instead of 16..235
 LAYOUTS = {1: "mono", 2: "stereo"}
@@ -31,7 +31,7 @@ MADE_BY_AI = "This video is AI-generated: the mouth was synthesised with Easy_Hu
 
 @dataclass
 class Losses:
-    """What could not be decoded: damaged packets, and seconds missing at the end."""
+    """What could not be used: packets that are damaged or have no time, and seconds missing at the end."""
     packets: int = 0
     seconds: float = 0.0
 
@@ -43,11 +43,18 @@ class Frame:
 
     @property
     def turns(self):
-        return round(self.picture.rotation / 90) % 4
+        """(by how many quarter turns counterclockwise it has to be turned, whether it is flipped upside down first)."""
+        matrix = self.picture.side_data.get(SideData.DISPLAYMATRIX)
+        a, b, _, c, d = (1, 0, 0, 0, 1) if matrix is None else np.frombuffer(matrix, np.int32)[:5].tolist()
+        return round(self.picture.rotation / 90) % 4, a * d < b * c
+
+    def _upright(self, plane):
+        turns, flipped = self.turns
+        return np.rot90(plane[::-1] if flipped else plane, turns)
 
     def rgb(self):
         """Return it as RGB, (H, W, 3) uint8, contiguous."""
-        rgb = np.rot90(self.picture.to_ndarray(format="rgb24"), self.turns)
+        rgb = self._upright(self.picture.to_ndarray(format="rgb24"))
         height, width = rgb.shape[0] & ~1, rgb.shape[1] & ~1
         return np.ascontiguousarray(rgb[:height, :width])
 
@@ -58,7 +65,7 @@ class Frame:
         planes = []
         for plane in picture.planes:
             rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:plane.height, :plane.width]
-            planes.append(np.rot90(rows, self.turns))
+            planes.append(self._upright(rows))
         height, width = planes[0].shape[0] & ~1, planes[0].shape[1] & ~1
         sizes = [(height, width)] + [(height // 2, width // 2)] * 2
         return [plane[:h, :w].copy() for plane, (h, w) in zip(planes, sizes, strict=True)]
@@ -70,68 +77,70 @@ class Frame:
         return (*weights, int(self.picture.color_range) == FULL_RANGE or self.picture.format.name.startswith("yuvj"))
 
 
-def yuv_to_rgb(y, u, v, colours):
-    """(H, W) luma and (H, W) chroma, uint8 or float, to RGB float32 (H, W, 3), nominally 0..255."""
-    red, blue, full = colours
-    y = y.astype(np.float32) if full else (y.astype(np.float32) - 16) * (255 / 219)
-    chroma = 1 if full else 255 / 224
-    u, v = (u.astype(np.float32) - 128) * chroma, (v.astype(np.float32) - 128) * chroma
-    r, b = y + 2 * (1 - red) * v, y + 2 * (1 - blue) * u
-    g = (y - red * r - blue * b) / (1 - red - blue)
-    return np.stack([r, g, b], axis=-1)
-
-
-def rgb_to_yuv(rgb, colours):
-    """RGB float32 (H, W, 3) to three float32 (H, W) planes: the inverse of yuv_to_rgb."""
-    red, blue, full = colours
-    r, g, b = rgb[..., 0], rgb[..., 1], rgb[..., 2]
-    y = red * r + (1 - red - blue) * g + blue * b
-    u, v = (b - y) / (2 * (1 - blue)), (r - y) / (2 * (1 - red))
-    if full:
-        return y, u + 128, v + 128
-    return y * (219 / 255) + 16, u * (224 / 255) + 128, v * (224 / 255) + 128
-
-
-def to_uint8(samples):
-    """Round samples and cut them to 0..255."""
-    return np.clip(np.rint(samples), 0, 255).astype(np.uint8)
-
-
 # -- reading -----------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def _open(path):
     """Open a media file; UserError in one line if it is none."""
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path} does not exist; expected a video or sound file. Check the path and run again")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; expected a video or sound file. Name the file and run again")
+    if path.is_dir() or not path.exists():
+        raise UserError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; "
+                        "expected a video or sound file. Check the path and run again")
     try:
-        container = av.open(str(path))
+        container = av.open(str(path.absolute()))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a video or sound file that FFmpeg can read "
-                        f"({getattr(error, 'strerror', None) or error}); "
-                        "convert it to mp4 or wav and run again") from error
+                        f"({getattr(error, 'strerror', None) or error}), or it was not copied or recorded to its end; "
+                        "copy it anew, or convert it to mp4 or wav, and run again") from error
     with container:
         yield container
+
+
+def _stream(container, kind):
+    """Return the default stream of a kind ("video", "audio"), else the first, or None; a cover is no video."""
+    streams = [stream for stream in getattr(container.streams, kind)
+               if stream.codec_context is not None and not stream.disposition & Disposition.attached_pic]
+    return max(streams, key=lambda stream: bool(stream.disposition & Disposition.default), default=None)
 
 
 def _decode(container, stream, losses):
     """Yield the stream's decoded frames, skipping and counting packets that are damaged."""
     stream.thread_type = "AUTO"
     packets = container.demux(stream)
-    while True:
+    while losses.packets <= 10_000:  # nothing but damage: the rest of the file is not worth waiting for
         try:
-            packet = next(packets, None)
-            if packet is None:
-                return
-            yield from packet.decode()
-        except av.error.EOFError:
+            yield from next(packets).decode()
+        except (StopIteration, av.error.EOFError):
             return
         except av.error.FFmpegError:
             losses.packets += 1
-            if losses.packets > 10_000:  # nothing but damage: the rest of the file is not worth waiting for
-                return
+
+
+def _timed(container, stream, losses):
+    """Yield (start, end, frame), in seconds, of each picture or piece of sound that can be decoded.
+
+    One that claims a later time than its successor, or than can be, has a damaged timestamp and is left out.
+    """
+    before, end, lag = None, 0.0, None
+    last = ((container.start_time or 0) + container.duration) / av.time_base if container.duration else np.inf
+    usual = float(1 / stream.average_rate) if stream.type == "video" and stream.average_rate else 1 / FPS
+    for frame in _decode(container, stream, losses):
+        start = end if frame.pts is None else float(frame.pts * stream.time_base)
+        if lag is None and container.format.name == "avi" and None not in (frame.pts, frame.dts):
+            lag = frame.dts - frame.pts
+        if lag is not None:  # AVI tells the order of decoding only; at the end, not even that
+            start = end if frame.dts is None else float((frame.dts - lag) * stream.time_base)
+        if stream.type == "audio":
+            usual = frame.samples / frame.sample_rate
+        end = start + (float((frame.duration or 0) * stream.time_base) or usual)
+        if before and (before[0] > start or start > max(before[1], last) + JUMP):
+            losses.packets += 1
+            before = before if before[0] <= start else (start, end, frame)
+            continue
+        if before:
+            yield before
+        before = start, end, frame
+    if before:
+        yield before
 
 
 def probe(path):
@@ -141,13 +150,11 @@ def probe(path):
     progress bars), rate and channels of the sound (or 0). Raises UserError if it is not a media file.
     """
     with _open(path) as container:
-        video = container.streams.best("video")
-        sound = container.streams.best("audio")
-        seconds = 0.0
+        video, sound = _stream(container, "video"), _stream(container, "audio")
+        from_zero = container.format.name.startswith("matroska")  # whose length counts from 0, not from its start
+        seconds = ((container.duration or 0) - (container.start_time or 0) * from_zero) / av.time_base
         if video is not None and video.duration:
             seconds = float(video.duration * video.time_base)
-        elif container.duration:
-            seconds = container.duration / av.time_base
         return {"video": video is not None, "sound": sound is not None, "seconds": seconds,
                 "frames": round(seconds * FPS), "rate": sound.rate if sound else 0,
                 "channels": sound.channels if sound else 0}
@@ -158,8 +165,7 @@ def read_frames(path, start=0, stop=None, losses=None):
 
     Frame k is the picture that is on display k/25 s after the first one: faster videos lose pictures, slower
     ones repeat some, variable frame rates keep their timing. `stop` None reads to the end; beyond the end the last
-    picture is repeated. What was damaged is added to `losses` (Losses). Raises UserError if there is no video in
-    the file.
+    picture is repeated. What was damaged is added to `losses` (Losses). Raises UserError if there is no video.
     """
     losses = Losses() if losses is None else losses
     origin = _first_picture_time(path)
@@ -185,31 +191,32 @@ def read_frames(path, start=0, stop=None, losses=None):
 
 
 def _pictures(path, jump, losses):
-    """Yield (time, end time, picture) in seconds, from the key frame before `jump` or from the start."""
+    """Yield (time, end time, picture) in seconds, from the key frame before `jump` or from the start.
+
+    A video may change its size on the way; these have that of the first picture.
+    """
     with _open(path) as container:
-        stream = container.streams.best("video")
-        usual = float(1 / stream.average_rate) if stream.average_rate else 1 / FPS
-        if jump is not None:
-            with contextlib.suppress(av.error.FFmpegError):
+        stream = _stream(container, "video")
+        size = stream.width, stream.height
+        with contextlib.suppress(av.error.FFmpegError):
+            if jump is not None:
                 container.seek(int(jump / stream.time_base), stream=stream)
-        for picture in _decode(container, stream, losses):
-            if picture.pts is not None:
-                time = float(picture.pts * stream.time_base)
-                yield time, time + (float((picture.duration or 0) * stream.time_base) or usual), picture
+        for time, end, picture in _timed(container, stream, losses):
+            if (picture.width, picture.height) != size:
+                picture = picture.reformat(*size)
+            yield time, end, picture
 
 
 def _first_picture_time(path):
-    """Return the presentation time of the first picture in seconds; UserError if there is none."""
+    """Return when the first picture is shown, in seconds; UserError if there is none."""
     with _open(path) as container:
-        stream = container.streams.best("video")
+        stream = _stream(container, "video")
         if stream is None:
-            raise UserError(f"{path} has no picture, only sound; expected a video of one person's face. "
+            raise UserError(f"{path} has no picture that can be read; expected a video of one person's face. "
                             "Name another file and run again")
-        for picture in _decode(container, stream, Losses()):
-            if picture.pts is not None:
-                return float(picture.pts * stream.time_base)
-    raise UserError(f"no picture of {path} can be decoded; expected a video of one person's face. "
-                    "Name another file and run again")
+        for time, _, _ in _timed(container, stream, Losses()):
+            return time
+    raise UserError(f"no picture of {path} can be decoded; copy it anew or convert it to mp4, and run again")
 
 
 def read_order(path, order):
@@ -232,17 +239,17 @@ def read_order(path, order):
             high = bottom - 1
 
 
-def read_sound(path, rate, channels=1, video_start=False):
+def read_sound(path, rate, channels=1, video_start=False, losses=None):
     """Return the sound as float32 (samples, channels) at `rate` Hz, nominally -1..1; None if the file has none.
 
     With video_start=True the first sample belongs to the moment of the first picture: a sound that starts
-    later is led in by silence, one that starts earlier is cut.
+    later is led in by silence, one that starts earlier is cut. What was damaged is added to `losses` (Losses).
     """
     if not probe(path)["sound"]:
         return None
     started = []
-    blocks = list(sound_blocks(path, rate, channels, started))
-    samples = np.concatenate(blocks) if blocks else np.zeros((0, channels), np.float32)
+    blocks = list(sound_blocks(path, rate, channels, started, losses))
+    samples = np.concatenate([np.zeros((0, channels), np.float32), *blocks])
     end = round(started[1] * rate) if len(started) > 1 else len(samples)
     if len(samples) - end < PACKET * rate:  # the last packet of AAC is filled up with silence
         samples = samples[:end]
@@ -252,53 +259,38 @@ def read_sound(path, rate, channels=1, video_start=False):
     return samples
 
 
-def sound_blocks(path, rate, channels, started=None):
-    """Yield the sound in blocks of float32 (samples, channels) at `rate` Hz.
+def sound_blocks(path, rate, channels, started=None, losses=None):
+    """Yield the sound in blocks of float32 (samples, channels) at `rate` Hz, in step with its timestamps.
 
-    The time at which it starts, and its length if the file tells, are appended to the list `started`, in seconds.
+    Holes, such as a damaged packet leaves, are filled with silence, and what overlaps is cut. The time at which it
+    starts, and its length if the file tells, are appended to the list `started`, in seconds.
     """
     with _open(path) as container:
-        stream = container.streams.best("audio")
-        known, resampler = None, None
+        stream = _stream(container, "audio")
+        known, resampler, sent, started = None, None, 0, [] if started is None else started
 
         def resample(sound):
-            return (out.to_ndarray().reshape(-1, channels) for out in resampler.resample(sound))
+            return [out.to_ndarray().reshape(-1, channels) for out in resampler.resample(sound)]
 
-        for k, sound in enumerate(_decode(container, stream, Losses())):
-            if k == 0 and started is not None:
-                started.append(float((sound.pts or 0) * (sound.time_base or stream.time_base)))
-                if stream.duration:
-                    started.append(float(stream.duration * stream.time_base))
-            kind = sound.format.name, sound.layout.name, sound.sample_rate
+        for time, _, sound in _timed(container, stream, Losses() if losses is None else losses):
+            if not started:
+                started += [time] + ([float(stream.duration * stream.time_base)] if stream.duration else [])
+            blocks, kind = [], (sound.format.name, sound.layout.name, sound.sample_rate)
             if kind != known:  # broadcasts change from mono to stereo on the way, and a resampler takes one kind
-                if resampler is not None:
-                    yield from resample(None)
+                blocks = resample(None) if resampler else []
                 known, resampler = kind, av.AudioResampler(format="flt", layout=LAYOUTS[channels], rate=rate)
+            missing = round((time - started[0]) * rate) - sent
             sound.pts = None  # the resampler counts samples; gaps in the timestamps would confuse it
-            yield from resample(sound)
-        if resampler is not None:
+            blocks = np.concatenate([np.zeros((0, channels), np.float32), *blocks, *resample(sound)])
+            if abs(missing) > GAP * rate:
+                blocks = np.pad(blocks, ((max(0, missing), 0), (0, 0)))[max(0, -missing):]
+            sent += len(blocks)
+            yield blocks
+        if resampler:
             yield from resample(None)
 
 
 # -- writing -----------------------------------------------------------------------------------------
-def read_png(path):
-    """Return a PNG file as RGB uint8 (H, W, 3), or None if it is missing, damaged or larger than MOST_PIXELS."""
-    try:  # not cv2.imread: on Windows it cannot open a path with, say, Chinese characters
-        content = np.fromfile(path, np.uint8)
-    except OSError:
-        return None
-    size = content[16:24].view(">u4").astype(np.int64)  # looked at before memory is taken for it
-    right = content[:8].tobytes() == b"\x89PNG\r\n\x1a\n" and len(size) == 2 and size.prod() <= MOST_PIXELS
-    picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if right else None
-    return None if picture is None else picture[:, :, ::-1]
-
-
-def png(rgb):
-    """Return an RGB uint8 picture as the bytes of a PNG file."""
-    _, content = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_PNG_COMPRESSION, 1))
-    return content.tobytes()
-
-
 class VideoWriter:
     """Writes an mp4 (H.264 yuv420p, AAC, faststart): to a temporary name, renamed when the block ends well.
 

@@ -6,7 +6,7 @@ from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
 from utils.contract import FACE_SIZE, LOWER_TOP
 from utils.face import CARRIED, JAW, align, smooth, to_face
-from utils.media import rgb_to_yuv, to_uint8, yuv_to_rgb
+from utils.pixels import rgb_to_yuv, to_uint8, yuv_to_rgb
 
 UNIT = FACE_SIZE / 168       # the lengths below are for a face of 168 pixels
 MARGIN, INSET = 4 * UNIT, 5 * UNIT  # px by which the blend region reaches beyond the chin, and stays inside the cheeks

@@ -9,7 +9,7 @@ import numpy as np
 from utils.contract import FPS, MEL_FLOOR, write_whole
 from utils.dataset import thin
 from utils.generate import lowers
-from utils.media import png
+from utils.pixels import png
 
 PREVIEWS = 5               # held-out frames in preview.png
 STRIPS, CURVES = 6, 3      # held-out frames, from closed to open; swapped pieces

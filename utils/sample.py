@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from utils import console
 from utils.contract import FPS
-from utils.media import VideoWriter, rgb_to_yuv, to_uint8
+from utils.media import VideoWriter
+from utils.pixels import rgb_to_yuv, to_uint8
 
 RATE = 16000       # Hz
 SIZE = 512         # px, the drawn picture

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils import audio, contract, face, figures, media, sync, tracking
+from utils import audio, contract, face, figures, media, pixels, sync, tracking
 from utils.console import UserError
 from utils.generate import lowers
 from utils.paste import Paster
@@ -110,7 +110,7 @@ class Stage:
                                       flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
                 seams.append(figures.seam(y, real[0][self.box], mask))
             u, v = (cv2.resize(c, y.shape[::-1], interpolation=cv2.INTER_LINEAR) for c in (u, v))
-            yield media.to_uint8(media.yuv_to_rgb(y, u, v, colours))
+            yield pixels.to_uint8(pixels.yuv_to_rgb(y, u, v, colours))
 
 
 def perform(footage, model, where, references, takes):
