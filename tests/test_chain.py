@@ -86,6 +86,7 @@ def test_speech_longer_than_the_footage_runs_it_forward_and_back(tiny_data, trai
     assert made["source_frames"][145:155] == [145, 146, 147, 148, 149, 148, 147, 146, 145, 144]
 
 
+@pytest.mark.slow
 def test_checkpoint_speaks_on_other_footage_of_two_seconds(trained, tiny_speech, tmp_path):
     """Another video of the person, 2 s long, and a video file as speech: checkpoint and footage are independent."""
     sample.write_clip(tmp_path / "other.mp4", 2.2, 9)

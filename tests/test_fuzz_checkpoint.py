@@ -103,7 +103,7 @@ def pth_of(content, rng):
     return file.getvalue()
 
 
-how_many = pytest.mark.parametrize("count", [30, pytest.param(400, marks=pytest.mark.slow)])
+how_many = pytest.mark.parametrize("count", [8, pytest.param(400, marks=pytest.mark.slow)])
 
 
 @how_many
