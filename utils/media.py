@@ -38,15 +38,12 @@ class Losses:
 
 @dataclass
 class Frame:
-    """One upright source picture at its presentation time. Odd sizes lose their last row or column."""
-    picture: av.VideoFrame = field(repr=False)
+    """One upright source picture at its presentation time. Odd sizes lose their last row or column.
 
-    @property
-    def turns(self):
-        """(by how many quarter turns counterclockwise it has to be turned, whether it is flipped upside down first)."""
-        matrix = self.picture.side_data.get(SideData.DISPLAYMATRIX)
-        a, b, _, c, d = (1, 0, 0, 0, 1) if matrix is None else np.frombuffer(matrix, np.int32)[:5].tolist()
-        return round(self.picture.rotation / 90) % 4, a * d < b * c
+    turns: see _turns_of.
+    """
+    picture: av.VideoFrame = field(repr=False)
+    turns: tuple
 
     def _upright(self, plane):
         turns, flipped = self.turns
@@ -177,17 +174,26 @@ def read_frames(path, start=0, stop=None, losses=None):
         first = next(pictures, None)
     if first is None:
         return
-    k, (_, end, shown) = start, first
+    k, (_, end, shown), turns = start, first, _turns_of(first[2])
     for time, until, picture in pictures:
         while k / FPS + EARLY < time - origin and (stop is None or k < stop):
-            yield Frame(shown)
+            yield Frame(shown, turns)
             k += 1
         if stop is not None and k >= stop:
             return
         shown, end = picture, until
     for _ in range(k, round((end - origin) * FPS) if stop is None else stop):  # the last one stays its time
-        yield Frame(shown)
+        yield Frame(shown, turns)
     losses.seconds = max(0.0, probe(path)["seconds"] - (end - origin))
+
+
+def _turns_of(picture):
+    """Return by how many quarter turns counterclockwise a picture has to be turned, and whether it is flipped upside
+    down first. Asked once a video: a picture and its side data hold each other, and memory fills until Python's
+    garbage collector happens to come."""
+    matrix = picture.side_data.get(SideData.DISPLAYMATRIX)
+    a, b, _, c, d = (1, 0, 0, 0, 1) if matrix is None else np.frombuffer(matrix, np.int32)[:5].tolist()
+    return round(picture.rotation / 90) % 4, a * d < b * c
 
 
 def _pictures(path, jump, losses):
