@@ -107,21 +107,28 @@ def write_faces(video, track, folder):
     return looks, covered
 
 
-def write_mel(sound, frames, folder):
-    """Write the log-mel rows of each frame as folder/000000.npy ..., after fitting the sound to the picture.
-
-    Returns the log-mel, (4 x frames, 80).
-    """
+def hear(sound, track, choice):
+    """Return the sound in step with the picture, its log-mel (4 x frames, 80), and the sync.Offset that was applied."""
+    frames = len(track["valid"])
     seconds, wanted = len(sound) / contract.SAMPLE_RATE, frames / contract.FPS
     if abs(seconds - wanted) >= 0.5 / contract.FPS:
         what = "was padded with silence" if seconds < wanted else "was cut"
         say(f"note: the sound lasts {seconds:.2f} s, the picture {wanted:.2f} s: the sound {what}")
     mel = audio.log_mel(sound, frames)
+    offset = sync.settle(mel, track, choice)
+    say(f"note: {offset}")
+    if offset.applied:
+        sound = sync.shift(sound, offset.applied)
+        mel = audio.log_mel(sound, frames)
+    return sound, mel, offset
+
+
+def write_mel(mel, folder):
+    """Write the log-mel rows (4, 80) of each frame as folder/000000.npy ..."""
     folder.mkdir(parents=True)
-    blocks = mel.reshape(frames, contract.ROWS_PER_FRAME, contract.N_MELS)
+    blocks = mel.reshape(-1, contract.ROWS_PER_FRAME, contract.N_MELS)
     for i, block in enumerate(tqdm(blocks, desc="3/3 writing mel features", unit="frame")):
         np.save(folder / f"{i:06d}.npy", block)
-    return mel
 
 
 def read_speech(video):
@@ -134,8 +141,9 @@ def read_speech(video):
                         "Take a video with sound and run: python preprocess.py VIDEO")
     if losses.packets:
         say(f"note: the sound is damaged: {losses.packets} packets could not be used, silence stands in their place")
-    if np.abs(sound).max() < QUIET_SOUND:
-        raise UserError(f"the sound of {video} is silent (peak {np.abs(sound).max():.6f} of 1); "
+    peak = max(sound.max(), -sound.min())
+    if peak < QUIET_SOUND:
+        raise UserError(f"the sound of {video} is silent (peak {peak:.6f} of 1); "
                         "take a video in which the person is heard and run: python preprocess.py VIDEO")
     return sound[:, 0]
 
@@ -217,10 +225,8 @@ def main():
         looks, covered = write_faces(video, track, new / "face")
 
         # 3. the sound of every frame, in step with the picture
-        offset = sync.settle(audio.log_mel(sound, frames), track, args.av_offset)
-        say(f"note: {offset}")
-        sound = sync.shift(sound, offset.applied)
-        mel = write_mel(sound, frames, new / "audio")
+        sound, mel, offset = hear(sound, track, args.av_offset)
+        write_mel(mel, new / "audio")
         with open(new / "track.npz", "wb") as file:
             np.savez(file, **track)
 

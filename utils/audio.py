@@ -17,7 +17,7 @@ def frames_of(sound):
 def fit(sound, frames):
     """Return the samples padded with silence or cut to exactly `frames` pictures."""
     length = frames * SAMPLES_PER_FRAME
-    return np.pad(sound[:length], (0, max(0, length - len(sound))))
+    return sound[:length] if len(sound) >= length else np.pad(sound, (0, length - len(sound)))
 
 
 def log_mel(sound, frames):
@@ -29,12 +29,13 @@ def log_mel(sound, frames):
     """
     import librosa  # here, because importing it takes seconds that --help should not
 
-    padded = np.pad(fit(sound, frames).astype(np.float32), N_FFT // 2, mode="reflect")
+    sound = fit(sound, frames)
     rows = frames * ROWS_PER_FRAME
     mel = np.empty((rows, N_MELS), np.float32)
     for first in range(0, rows, BLOCK_ROWS):
         last = min(rows, first + BLOCK_ROWS)
-        piece = padded[first * HOP: (last - 1) * HOP + N_FFT]
+        low, high = first * HOP - N_FFT // 2, (last - 1) * HOP + N_FFT // 2
+        piece = np.pad(sound[max(0, low):high].astype(np.float32), (max(0, -low), max(0, high - len(sound))), "reflect")
         power = librosa.feature.melspectrogram(
             y=piece, sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=HOP, win_length=N_FFT, center=False, power=1.0,
             n_mels=N_MELS, fmin=MEL_FMIN, fmax=MEL_FMAX)

@@ -100,5 +100,7 @@ def settle(mel, track, choice="auto"):
 def shift(sound, milliseconds):
     """Return sound (samples, ...) that is so many whole ms late, moved earlier to be in step: as many samples."""
     late = max(-len(sound), min(len(sound), milliseconds * SAMPLE_RATE // 1000))
+    if not late:
+        return sound
     moved, quiet = sound[max(0, late):len(sound) + min(0, late)], np.zeros_like(sound[:abs(late)])
     return np.concatenate([moved, quiet] if late > 0 else [quiet, moved])
