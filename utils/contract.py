@@ -198,7 +198,7 @@ def read_meta(data):
 def check_contract(found, what, remedy):
     """Raise UserError if the constants `found` (a dict) differ from this file's."""
     for key, value in CONTRACT.items():
-        if found.get(key) != value:
+        if repr(found.get(key)) != repr(value):  # what a stranger's file holds may not even bear a comparison
             raise UserError(f"{what} with {key} = {found.get(key)!r:.99}, but utils/contract.py has {value}; {remedy}")
 
 

@@ -39,9 +39,10 @@ def read_png(path):
         content = np.fromfile(path, np.uint8)
     except OSError:
         return None
+    if content[:8].tobytes() != b"\x89PNG\r\n\x1a\n" or len(content) < 24:
+        return None
     size = content[16:24].view(">u4").astype(np.int64)  # looked at before memory is taken for it
-    right = content[:8].tobytes() == b"\x89PNG\r\n\x1a\n" and len(size) == 2 and size.prod() <= MOST_PIXELS
-    picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if right else None
+    picture = cv2.imdecode(content, cv2.IMREAD_COLOR) if size.prod() <= MOST_PIXELS else None
     return None if picture is None else picture[:, :, ::-1]
 
 
