@@ -23,7 +23,7 @@ from utils.console import UserError
 from utils.dataset import Footage
 from utils.face import CARRIED
 
-MANY, MORE = 150, 1500  # mutations of a kind of file: by default, and with -m slow
+MANY, MORE = 60, 1500  # mutations of a kind of file: by default, and with -m slow
 BLEND = (0.299, 0.114, False)
 pytestmark = [pytest.mark.filterwarnings("ignore::RuntimeWarning"), pytest.mark.filterwarnings("ignore::UserWarning")]
 how_many = pytest.mark.parametrize("count", [MANY, pytest.param(MORE, marks=pytest.mark.slow)])

@@ -221,7 +221,8 @@ def test_resume_refuses_other_data_and_finished_training(run, one_epoch, tmp_pat
         run("--epochs", 2, "--resume")
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_killed_at_a_random_moment_it_resumes(tiny_data, tmp_path, how):
     """A real process, interrupted or killed a while into training, leaves what loads and goes on."""
     command = [sys.executable, "train.py", "--data", tiny_data, "--checkpoints", tmp_path, "--device", "cpu"]
