@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils import audio, console, contract, cover, face, media, pixels, quality, sync, tracking
+from utils import console, contract, cover, face, media, pixels, quality, sync, tracking
 from utils.console import UserError, say
 
 # ------------------------------------------------------------------------------------------------------
@@ -114,12 +114,8 @@ def hear(sound, track, choice):
     if abs(seconds - wanted) >= 0.5 / contract.FPS:
         what = "was padded with silence" if seconds < wanted else "was cut"
         say(f"note: the sound lasts {seconds:.2f} s, the picture {wanted:.2f} s: the sound {what}")
-    mel = audio.log_mel(sound, frames)
-    offset = sync.settle(mel, track, choice)
+    sound, mel, offset = sync.in_step(sound, track, choice)
     say(f"note: {offset}")
-    if offset.applied:
-        sound = sync.shift(sound, offset.applied)
-        mel = audio.log_mel(sound, frames)
     return sound, mel, offset
 
 
@@ -239,7 +235,7 @@ def main():
             "av_offset_found": {"ms": offset.late, "confidence": offset.confidence}, "quality": verdicts,
             "shots": len(track["cuts"]),
             "faces_found": float(track["valid"].mean()),
-            "eye_distance": float(np.median(contract.EYE_DISTANCE / np.hypot(*track["transform"][:, :, 0].T)))})
+            "eye_distance": float(np.median(contract.EYE_DISTANCE / quality.scales(track)))})
         swap_in(new, data)
     done(frames, args.data)
 

@@ -75,8 +75,7 @@ def video_speech(path):
     count = len(track["valid"])
     if sound is None or not track["valid"].any():
         raise UserError(f"--against {path} needs a face and sound; name another video of the person")
-    sound = sync.shift(sound[:, 0], sync.settle(audio.log_mel(sound[:, 0], count), track).applied)
-    mel = audio.log_mel(sound, count)
+    sound, mel, _ = sync.in_step(sound[:, 0], track)
     rows = face.shot_bounds(track["cuts"], count) * contract.ROWS_PER_FRAME
     return speeches(pieces(np.arange(count), track["cuts"]), lambda i: audio.windows(mel, i, *rows[i].T),
                     track["shape"], audio.fit(sound, count))

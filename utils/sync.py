@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from utils.audio import log_mel
 from utils.contract import FPS, HOP, ROWS_PER_FRAME, SAMPLE_RATE
 from utils.face import shots
 
@@ -95,6 +96,17 @@ def settle(mel, track, choice="auto"):
     if choice == "auto":
         choice = round(late) if confidence >= SURE and abs(late) > HABIT else 0
     return Offset(late, confidence, 0 if choice == "off" else choice)
+
+
+def in_step(sound, track, choice="auto"):
+    """Return the sound (samples,) in step with the picture, its log-mel (4N, 80), and the Offset that was applied."""
+    frames = len(track["valid"])
+    mel = log_mel(sound, frames)
+    offset = settle(mel, track, choice)
+    if offset.applied:
+        sound = shift(sound, offset.applied)
+        mel = log_mel(sound, frames)
+    return sound, mel, offset
 
 
 def shift(sound, milliseconds):

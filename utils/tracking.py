@@ -64,9 +64,9 @@ class Landmarker:
         import mediapipe  # here, because importing it takes seconds that --help should not
         from mediapipe.tasks.python import BaseOptions, vision
 
-        self.mode = vision.RunningMode.VIDEO if people == 1 else vision.RunningMode.IMAGE
+        mode = vision.RunningMode.VIDEO if people == 1 else vision.RunningMode.IMAGE
         options = vision.FaceLandmarkerOptions(base_options=BaseOptions(model_asset_buffer=_model()),
-                                               running_mode=self.mode, num_faces=people)
+                                               running_mode=mode, num_faces=people)
         with _quiet():
             landmarker = vision.FaceLandmarker.create_from_options(options)
             self.find = landmarker.detect_for_video if people == 1 else lambda picture, time: landmarker.detect(picture)
@@ -116,10 +116,6 @@ def look(rgb, find, closely):
 
 
 # -- one shot ----------------------------------------------------------------------------------------
-def _scratch():
-    return tempfile.TemporaryFile()  # noqa: SIM115 - it goes when the last reference does
-
-
 def _scratch():
     return tempfile.TemporaryFile()  # noqa: SIM115 - it goes when the last reference does
 
