@@ -90,16 +90,18 @@ def write_faces(video, track, folder):
     """Write the aligned face of each frame as folder/000000.png ...; return their quality.Looks and where the mouth is
     covered, (N,) bool: such frames become invalid in the track."""
     folder.mkdir(parents=True)
-    looks, scales, mouths = quality.Looks(), quality.scales(track), []
+    looks, scales = quality.Looks(), quality.scales(track)
+    # One piece of memory: small ones would each settle where a large picture was, and the next finds no room there.
+    mouths = np.empty((len(track["valid"]), *cover.SHAPE), np.uint8)
     frames = media.read_frames(video, stop=len(track["valid"]))
     bar = tqdm(zip(frames, track["transform"], strict=True), total=len(track["valid"]),
                desc="2/3 aligning faces", unit="frame")
     for i, (frame, transform) in enumerate(bar):
         aligned = face.align(frame.rgb(), transform)
         looks.add(aligned, scales[i])
-        mouths.append(cover.thumbnail(aligned))
+        mouths[i] = cover.thumbnail(aligned)
         (folder / f"{i:06d}.png").write_bytes(pixels.png(aligned))
-    covered = cover.covered(np.array(mouths), track)
+    covered = cover.covered(mouths, track)
     track["valid"] &= ~covered
     if covered.any():
         say(f"note: something is in front of the mouth in {covered.sum()} frames (the first at "

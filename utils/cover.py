@@ -14,6 +14,7 @@ from utils.face import shots
 
 SIZE = (28, 14)          # px, width and height to which a lower half is shrunk
 ROWS, COLUMNS = slice(2, 13), slice(7, 21)  # of these, where the mouth is
+SHAPE = 11, 14, 3        # of that part of a picture
 SURE = 0.6               # share of the frames that are taken for uncovered at first
 KEPT = 2.5               # times the usual difference up to which a frame counts as one of them later
 COMPONENTS = 8
