@@ -3,6 +3,7 @@
 Reads   a video of one person speaking (best 2-5 minutes), any size, codec and frame rate
 Writes  data/face/000000.png ...   168x168 RGB, the face with head movement taken out, 25 a second
         data/audio/000000.npy ...  float32 (4, 80), the log-mel of the same 1/25 s; as many as pictures
+        data/detail/000123.png ... the lower half of a few frames as large as in the video: beard and pores for the end
         data/track.npz             landmarks, alignment and cuts, for the later steps
         data/report.png            is the footage good to learn from? Its quality, and its worst frames
         data/meta.json             what was made from what; written last: without it the folder is unfinished
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils import console, contract, cover, face, media, pixels, quality, sync, tracking
+from utils import console, contract, cover, detail, face, media, pixels, quality, sync, tracking
 from utils.console import UserError, say
 
 # ------------------------------------------------------------------------------------------------------
@@ -86,27 +87,35 @@ def find_faces(video, number):
     return track, tuple(size)
 
 
-def write_faces(video, track, folder):
-    """Write the aligned face of each frame as folder/000000.png ...; return their quality.Looks and where the mouth is
-    covered, (N,) bool: such frames become invalid in the track."""
-    folder.mkdir(parents=True)
-    looks, scales = quality.Looks(), quality.scales(track)
+def write_faces(video, track, size, new):
+    """Write the aligned face of each frame into new/face/, and the lower halves that lend detail into new/detail/.
+
+    Returns the faces' quality.Looks; where the mouth is covered, (N,) bool (such frames become invalid in the track);
+    and the numbers of the frames that lend detail. size: (width, height) of a frame.
+    """
+    for name in ("face", "detail"):
+        (new / name).mkdir()
+    looks, scales, lending = quality.Looks(), quality.scales(track), detail.choose(track, size[::-1])
     # One piece of memory: small ones would each settle where a large picture was, and the next finds no room there.
     mouths = np.empty((len(track["valid"]), *cover.SHAPE), np.uint8)
     frames = media.read_frames(video, stop=len(track["valid"]))
     bar = tqdm(zip(frames, track["transform"], strict=True), total=len(track["valid"]),
                desc="2/3 aligning faces", unit="frame")
     for i, (frame, transform) in enumerate(bar):
-        aligned = face.align(frame.rgb(), transform)
+        rgb = frame.rgb()
+        aligned = face.align(rgb, transform)
         looks.add(aligned, scales[i])
         mouths[i] = cover.thumbnail(aligned)
-        (folder / f"{i:06d}.png").write_bytes(pixels.png(aligned))
+        contract.face_path(new, i).write_bytes(pixels.png(aligned))
+        if i in lending:
+            top, bottom, left, right = face.lower_box(transform, rgb.shape)
+            contract.detail_path(new, i).write_bytes(pixels.png(rgb[top:bottom, left:right]))
     covered = cover.covered(mouths, track)
     track["valid"] &= ~covered
     if covered.any():
         say(f"note: something is in front of the mouth in {covered.sum()} frames (the first at "
             f"{covered.argmax() / contract.FPS:.1f} s); they are neither trained on nor changed")
-    return looks, covered
+    return looks, covered, [int(i) for i in lending if not covered[i]]
 
 
 def hear(sound, track, choice):
@@ -157,7 +166,7 @@ def write_report(video, track, looks, covered, mel, sound, offset, new):
 
 def check_ours(data):
     """Raise UserError if `data` holds folders that swap_in would replace but no run of this script has made."""
-    theirs = [data / name for name in ("face", "audio", "pred", "pack") if (data / name).exists()]
+    theirs = [data / name for name in ("face", "detail", "audio", "pred", "pack") if (data / name).exists()]
     if theirs and not any((data / name).exists() for name in (".lock", "meta.json", "preprocess.new")):
         raise UserError(f"{theirs[0]} was not made by preprocess.py, which would replace it; move it away or run: "
                         "python preprocess.py VIDEO --data ANOTHER_FOLDER")
@@ -171,7 +180,7 @@ def swap_in(new, data):
     (data / "meta.json").unlink(missing_ok=True)
     for stale in ("pred", "inference.new", "pack"):
         contract.remove(data / stale)
-    for name in ("face", "audio", "track.npz", "report.png", "meta.json"):
+    for name in ("face", "detail", "audio", "track.npz", "report.png", "meta.json"):
         if (new / name).exists():
             contract.remove(data / name)
             os.replace(new / name, data / name)
@@ -220,7 +229,7 @@ def main():
         # 2. the face in every frame, then the aligned pictures
         track, size = find_faces(video, args.face)
         frames = len(track["valid"])
-        looks, covered = write_faces(video, track, new / "face")
+        looks, covered, lending = write_faces(video, track, size, new)
 
         # 3. the sound of every frame, in step with the picture
         sound, mel, offset = hear(sound, track, args.av_offset)
@@ -235,7 +244,7 @@ def main():
             **wanted, "frames": frames, "size": size, "id": hashlib.sha256(name.encode()).hexdigest()[:16],
             "av_offset_ms": offset.applied,
             "av_offset_found": {"ms": offset.late, "confidence": offset.confidence}, "quality": verdicts,
-            "shots": len(track["cuts"]),
+            "shots": len(track["cuts"]), "detail": lending,
             "faces_found": float(track["valid"].mean()),
             "eye_distance": float(np.median(contract.EYE_DISTANCE / quality.scales(track)))})
         swap_in(new, data)

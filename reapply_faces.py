@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from utils import console, contract, media, pixels
 from utils.console import UserError, say
+from utils.detail import Detail
 from utils.face import CARRIED
 from utils.paste import Paster
 
@@ -98,7 +99,7 @@ def main():
         for left in result.glob("*.tmp"):  # by runs that were killed
             contract.remove(left)
         output.parent.mkdir(parents=True, exist_ok=True)
-        paste = Paster(track)
+        paste = Paster(track, Detail(args.data, meta, track))
         sound, rate, channels = open_sound(made["sound"], again)
         first = next(media.read_frames(clip))
         height, width = first.planes()[0].shape

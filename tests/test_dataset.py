@@ -11,6 +11,7 @@ from utils import audio, contract, face
 from utils.console import UserError
 import utils.dataset as dataset_module
 from utils.dataset import GUARD, Footage, LipDataset, noise_floor, split, vary
+from utils.face import closed_and_open
 from utils.generate import pingpong
 
 
@@ -66,7 +67,8 @@ def test_references_are_a_second_away_and_of_the_same_shot(footage, random):
     assert (np.abs(chosen - frames[:, None]) >= contract.REFERENCE_GAP).all()
     same = (chosen < 70) == (frames < 70)[:, None]
     for i, role in zip(*np.nonzero(~same), strict=True):
-        fitting = footage._fitting(np.arange(70) if i < 70 else np.arange(70, footage.frames), role)
+        of_shot = np.arange(70) if i < 70 else np.arange(70, footage.frames)
+        fitting = closed_and_open(footage.opening, of_shot)[role]
         assert (np.abs(fitting - i) < contract.REFERENCE_GAP).all()
     assert same.mean() > 0.5
     opening = footage.opening[chosen].mean(axis=0)

@@ -64,6 +64,10 @@ def face_path(data, i):
     return Path(data) / "face" / f"{i:06d}.png"
 
 
+def detail_path(data, i):
+    return Path(data) / "detail" / f"{i:06d}.png"
+
+
 def lower_path(folder, j):
     return Path(folder) / f"{j:06d}.png"
 
@@ -137,7 +141,9 @@ def read_array(path, dtype, shape, mmap_mode=None):
 
 
 # -- meta.json ---------------------------------------------------------------------------------------
-META = {"frames": whole(1, 10 ** 7), "id": text, "contract": {}, "av_offset_ms": whole(-10 ** 5, 10 ** 5),
+META = {"frames": whole(1, 10 ** 7), "id": text,
+        "detail": lambda found: type(found) is list and len(found) < 1000 and all(map(whole(0, 10 ** 7), found)),
+        "contract": {}, "av_offset_ms": whole(-10 ** 5, 10 ** 5),
         "source": {"path": text, "bytes": whole(0, 2 ** 63), "mtime": number(-1e12, 1e12), "sha256": text},
         "size": lambda size: type(size) is list and len(size) == 2 and all(map(whole(2, 2 ** 16), size))
         and not any(side % 2 for side in size)}  # width, height

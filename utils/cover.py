@@ -22,6 +22,7 @@ COVERED = 4.2            # times the usual difference, of the clip and of the sh
 NOISE = 2.0              # grey levels: smaller usual differences are those of a drawing
 SHORTEST = 3             # frames that a cover lasts at least: a single one is a flash
 FEWEST = 50              # frames: fewer tell too little
+BLOCK = 1000             # frames computed at a time: those of an hour would need a gigabyte
 
 
 def thumbnail(aligned):
@@ -37,7 +38,7 @@ def covered(mouths, track):
     valid, flagged = track["valid"], np.zeros(len(mouths), bool)
     if valid.sum() < FEWEST:
         return flagged
-    looks = mouths.reshape(len(mouths), -1)[valid].astype(np.float32)
+    looks = mouths.reshape(len(mouths), -1)[valid]
     apart, opening = np.full(len(mouths), np.nan), track["shape"][valid, 0]
     sure = _surely_uncovered(looks, track["pose"][valid], track["shape"][valid])
     apart[valid] = np.where(opening <= opening[sure].max(), _apart(looks, sure), 0)  # a rare wide mouth is no cover
@@ -53,23 +54,34 @@ def _surely_uncovered(looks, pose, shape):
     known = np.hstack([pose, shape])
     known = np.clip((known - np.median(known, axis=0)) / np.maximum(known.std(axis=0), 1e-6), -3, 3)
     known = np.column_stack([np.ones(len(known)), known, known ** 2, known[:, 0] * known[:, 1]])
-    apart = np.sqrt(((looks - np.median(looks, axis=0)) ** 2).mean(axis=1))
+    known = known.astype(np.float32)
+    middle = np.median(looks, axis=0)
+    apart = _difference(looks, lambda block: looks[block] - middle)
     for _ in range(6):
         sure = apart <= np.quantile(apart, SURE)
-        fit, *_ = np.linalg.lstsq(known[sure], looks[sure], rcond=None)
-        apart = np.sqrt(((looks - known @ fit) ** 2).mean(axis=1))
+        weighted = known * sure[:, None]
+        fit = np.linalg.lstsq(weighted.T @ known, sum(weighted[block].T @ looks[block] for block in _blocks(looks)))[0]
+        apart = _difference(looks, lambda block, fit=fit: looks[block] - known[block] @ fit)
     return apart <= np.quantile(apart, SURE)
+
+
+def _blocks(looks):
+    return [slice(first, first + BLOCK) for first in range(0, len(looks), BLOCK)]
+
+
+def _difference(looks, rest):
+    """Return (N,): the root of the mean square of rest(slice), (n, D), over D."""
+    return np.concatenate([np.sqrt((rest(block) ** 2).mean(axis=1)) for block in _blocks(looks)])
 
 
 def _apart(looks, kept):
     """Return (N,): how far each frame is from the principal components of those kept, which grow from `kept`, over
     the usual distance."""
     for _ in range(8):
-        mean, some = looks[kept].mean(axis=0), looks[kept][::max(1, kept.sum() // 600)]
+        mean, some = looks[kept].mean(axis=0, dtype=np.float32), looks[kept][::max(1, kept.sum() // 600)]
         basis = np.linalg.svd(some - mean, full_matrices=False)[2][:COMPONENTS]
-        rest = looks - mean
-        rest -= rest @ basis.T @ basis
-        apart = np.sqrt((rest ** 2).mean(axis=1))
+        away = np.eye(len(mean), dtype=np.float32) - basis.T @ basis
+        apart = _difference(looks, lambda block, mean=mean, away=away: (looks[block] - mean) @ away)
         apart /= max(NOISE, np.median(apart[kept]))
         kept = apart < KEPT
     return apart

@@ -12,15 +12,13 @@ from utils import audio
 from utils.console import UserError, naming
 from utils.contract import (FACE_SIZE, FPS, LARGEST, LOWER_TOP, MEL_FLOOR, N_MELS, REFERENCE_GAP, ROWS_PER_FRAME,
                             face_path, mel_path, read_array, read_meta, read_track, remedy_for)
-from utils.face import CARRIED, shot_bounds, shots, to_face
+from utils.face import CARRIED, closed_and_open, nearest_pose, shot_bounds, shots, to_face
 from utils.pixels import read_png
 
 HELD_OUT = 0.10           # share of the clip, its last part, that is never trained on
 GUARD = FPS               # frames between the two parts that belong to neither: neighbours look alike
-CLOSED, OPEN = 0.30, 0.80  # quantiles of opening: at most / at least this counts as closed / open reference
 DRAWN = 5                 # references drawn at random in training, of which the nearest in head pose is taken
 MOST_CANDIDATES = 200     # references to choose from in each shot
-STEADINESS = 0.015        # eye distances of head pose that a better reference must gain before it replaces one
 
 
 class Footage:
@@ -73,25 +71,18 @@ class Footage:
         chosen = np.full((self.frames, 2), -1, np.int64)
         for first, last in shots(self.track["cuts"], self.frames):
             inside = every[(every >= first) & (every < last)]
+            near, far = closed_and_open(self.opening, inside), closed_and_open(self.opening, every)
             for role in (0, 1):
-                for candidates in (self._fitting(inside, role), self._fitting(every, role), every):
+                for candidates in (near[role], far[role], every):
                     todo = first + np.flatnonzero(chosen[first:last, role] < 0)
                     if len(todo) and len(candidates):
                         candidates = thin(candidates, MOST_CANDIDATES)
-                        chosen[todo, role] = (self._nearest(todo, candidates) if rng is None else
+                        chosen[todo, role] = (nearest_pose(self.pose, todo, candidates) if rng is None else
                                               self._fair(todo, candidates, rng))
         if (chosen < 0).any():
             raise UserError(f"{self.data} has {len(every)} usable frames, too few to find a reference frame "
                             f"{REFERENCE_GAP / FPS:.0f} s away from each; {remedy_for(self.data, 'LONGER_VIDEO')}")
         return chosen
-
-    def _fitting(self, candidates, role):
-        """Return those of the candidates whose mouth is closed (role 0) or open (role 1)."""
-        if not len(candidates):
-            return candidates
-        opening = self.opening[candidates]
-        fits = opening <= np.quantile(opening, CLOSED) if role == 0 else opening >= np.quantile(opening, OPEN)
-        return candidates[fits]
 
     def _fair(self, frames, candidates, rng):
         """Return the nearest in head pose of DRAWN random candidates for each frame, or -1: about as near as
@@ -99,19 +90,6 @@ class Footage:
         drawn = np.stack([_random(frames, candidates, rng) for _ in range(DRAWN)])
         apart = np.linalg.norm(self.pose[drawn] - self.pose[frames], axis=-1)
         return drawn[apart.argmin(axis=0), np.arange(len(frames))]
-
-    def _nearest(self, frames, candidates):
-        """Return the candidate of nearest head pose for each frame, or -1; a choice is kept while it serves."""
-        chosen, kept = np.full(len(frames), -1, np.int64), None
-        for k, frame in enumerate(frames):
-            cost = np.linalg.norm(self.pose[candidates] - self.pose[frame], axis=1)
-            cost[np.abs(candidates - frame) < REFERENCE_GAP] = np.inf
-            best = int(cost.argmin())
-            if kept is None or not cost[kept] <= cost[best] + STEADINESS:
-                kept = best
-            if np.isfinite(cost[kept]):
-                chosen[k] = candidates[kept]
-        return chosen
 
 
 def thin(values, most):

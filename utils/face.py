@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from scipy.signal import savgol_filter
 
-from utils.contract import FACE_SIZE, TEMPLATE
+from utils.contract import FACE_SIZE, LOWER_TOP, REFERENCE_GAP, TEMPLATE
 
 STABLE = list(TEMPLATE)            # eye corners and nose bridge: speech does not move them
 EYES = (33, 263)                   # outer eye corners; their distance is the unit of mouth opening and width
@@ -17,6 +17,9 @@ JAW = [234, 93, 132, 58, 172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 
 NOSE = [1, 2, 98, 327]             # tip and base
 CARRIED = LIPS + JAW + NOSE        # what a reference's lower half is moved by
 
+CLOSED, OPEN = 0.30, 0.80  # quantiles of opening: at most / at least this counts as a closed / an open mouth
+STEADINESS = 0.015     # eye distances of head pose that a better reference must gain before it replaces one
+LEAST = 32             # px of the source: a lower half that has less to either side is left alone
 SMOOTHING = 7          # frames of the Savitzky-Golay filter (2nd order: no lag, keeps quick head turns)
 
 
@@ -97,3 +100,50 @@ def align(rgb, transform):
         transform[:, :2] /= shrink
     return cv2.warpAffine(rgb, transform, (FACE_SIZE, FACE_SIZE), flags=cv2.INTER_CUBIC if shrink >= 1 else
                           cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def lower_box(transform, size):
+    """Return (top, bottom, left, right) of the lower half in a source of size (height, width), even and inside it."""
+    corners = np.array([(0, LOWER_TOP), (FACE_SIZE, LOWER_TOP), (0, FACE_SIZE), (FACE_SIZE, FACE_SIZE)], np.float64)
+    back = cv2.invertAffineTransform(transform.astype(np.float64))
+    points = corners @ back[:, :2].T + back[:, 2]
+    left, top = np.maximum(0, np.floor(points.min(axis=0) / 2).astype(int) * 2 - 2)
+    right, bottom = np.minimum((size[1], size[0]), np.ceil(points.max(axis=0) / 2).astype(int) * 2 + 2)
+    return top, bottom, left, right
+
+
+def is_wide(box):
+    """True if a lower_box has enough of the face: at the frame's edge it may shrink to nothing."""
+    top, bottom, left, right = box
+    return min(bottom - top, right - left) >= LEAST
+
+
+def within(transform, top, left):
+    """Return the transform (2, 3) float64 of a picture's part that begins at row `top` and column `left`."""
+    here = transform.astype(np.float64)
+    here[:, 2] += here[:, :2] @ (left, top)
+    return here
+
+
+# -- which frame serves which ------------------------------------------------------------------------
+def closed_and_open(opening, frames):
+    """Return those of the frame numbers whose mouth is closed, and those whose mouth is open. opening (N,)."""
+    if not len(frames):
+        return frames, frames
+    low, high = np.quantile(opening[frames], (CLOSED, OPEN))
+    return frames[opening[frames] <= low], frames[opening[frames] >= high]
+
+
+def nearest_pose(pose, frames, candidates):
+    """Return the candidate of nearest head pose for each of the frames, or -1: REFERENCE_GAP away at least, and kept
+    while it serves. pose (N, 2)."""
+    chosen, kept = np.full(len(frames), -1, np.int64), None
+    for k, frame in enumerate(frames):
+        cost = np.linalg.norm(pose[candidates] - pose[frame], axis=1)
+        cost[np.abs(candidates - frame) < REFERENCE_GAP] = np.inf
+        best = int(cost.argmin())
+        if kept is None or not cost[kept] <= cost[best] + STEADINESS:
+            kept = best
+        if np.isfinite(cost[kept]):
+            chosen[k] = candidates[kept]
+    return chosen

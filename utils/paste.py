@@ -5,8 +5,9 @@ import numpy as np
 from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
 from utils.contract import FACE_SIZE, LOWER_TOP
-from utils.face import CARRIED, JAW, align, smooth, to_face
-from utils.pixels import rgb_to_yuv, to_uint8, yuv_to_rgb
+from utils.detail import enlarge
+from utils.face import CARRIED, JAW, align, is_wide, lower_box, smooth, to_face, within
+from utils.pixels import luma_range, rgb_to_yuv, to_uint8, yuv_to_rgb
 
 UNIT = FACE_SIZE / 168       # the lengths below are for a face of 168 pixels
 MARGIN, INSET = 4 * UNIT, 5 * UNIT  # px by which the blend region reaches beyond the chin, and stays inside the cheeks
@@ -16,15 +17,15 @@ CHIN = slice(6, 15)          # the part of JAW that speech moves
 MARGINS = np.interp(np.abs(np.arange(len(JAW)) - 10), (2, 5), (MARGIN, -INSET))  # px, of each point of JAW
 COLOUR_SIGMA = 14 * UNIT     # px over which colour is matched: light and white balance, not features
 COLOUR_ALIKE = 20            # grey levels: much more apart, two pixels show different things, not different light
-LEAST = 32                   # px of the source: what is narrower, at the frame's edge, may shrink to nothing
 FADE = 5                     # frames over which the paste fades about frames without a face
 
 
 class Paster:
-    """Pastes lower faces into the frames of one clip. track: see contract.read_track, with the landmarks CARRIED."""
+    """Pastes lower faces into the frames of one clip. track: see contract.read_track, with the landmarks CARRIED.
+    detail: a detail.Detail, or None: then what is enlarged stays soft."""
 
-    def __init__(self, track):
-        self.transform = track["transform"]
+    def __init__(self, track, detail=None):
+        self.transform, self.detail = track["transform"], detail
         self.outline = jaw_outline(track)
         solid = minimum_filter1d(track["valid"].astype(np.float32), 2 * (FADE // 2) + 1, mode="nearest")
         self.strength = uniform_filter1d(solid, 2 * (FADE // 2) + 1, mode="nearest") * track["valid"]
@@ -43,36 +44,31 @@ class Paster:
 
         Samples outside the blend region keep their values bit for bit.
         """
-        transform, (top, bottom, left, right) = self.transform[i], self._box(i, planes[0].shape)
-        if not self.strength[i] or min(bottom - top, right - left) < LEAST:
+        top, bottom, left, right = place = lower_box(self.transform[i], planes[0].shape)
+        if not self.strength[i] or not is_wide(place):
             return
-        y = planes[0][top:bottom, left:right]
-        u, v = (plane[top // 2:bottom // 2, left // 2:right // 2] for plane in planes[1:])
-        size = (right - left, bottom - top)
-        rgb = yuv_to_rgb(y, *(cv2.resize(c, size, interpolation=cv2.INTER_LINEAR) for c in (u, v)), colours)
-        here = transform.astype(np.float64).copy()     # box pixels -> face pixels
-        here[:, 2] += here[:, :2] @ (left, top)
+        box = slice(top, bottom), slice(left, right)
+        half = slice(top // 2, bottom // 2), slice(left // 2, right // 2)
+        parts = [plane[part] for plane, part in zip(planes, (box, half, half), strict=True)]
+        whole = within(self.transform[i], top, left)           # pixels of the box -> face pixels
+        halved = np.column_stack([2 * whole[:, :2], whole @ (0.5, 0.5, 1)])  # the same for colour
+        real = [align(part, here)[LOWER_TOP:] for part, here in zip(parts, (whole, halved, halved), strict=True)]
         mask = self.mask(i)
-        real = align(np.clip(rgb, 0, 255).astype(np.uint8), here)[LOWER_TOP:]
-        matched = match_colour(lower.astype(np.float32), real.astype(np.float32), mask)
-        here[1, 2] -= LOWER_TOP                        # box pixels -> lower pixels
-        fetch = cv2.WARP_INVERSE_MAP
-        matched = cv2.warpAffine(matched, here, size, flags=cv2.INTER_CUBIC | fetch, borderMode=cv2.BORDER_REPLICATE)
-        mask = cv2.warpAffine(mask, here, size, flags=cv2.INTER_LINEAR | fetch) * self.strength[i]
-        blended = rgb_to_yuv(rgb + (matched - rgb) * mask[..., None], colours)
-        half = cv2.resize(mask, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA)
-        for plane, new, where in zip((y, u, v), blended, (mask, half, half), strict=True):
-            new = cv2.resize(new, where.shape[::-1], interpolation=cv2.INTER_AREA)
-            np.copyto(plane, to_uint8(new), where=where > 0)
-
-    def _box(self, i, size):
-        """Return (top, bottom, left, right) of frame i's lower half in the source, even and inside the frame."""
-        corners = np.array([(0, LOWER_TOP), (FACE_SIZE, LOWER_TOP), (0, FACE_SIZE), (FACE_SIZE, FACE_SIZE)], np.float64)
-        back = cv2.invertAffineTransform(self.transform[i].astype(np.float64))
-        points = corners @ back[:, :2].T + back[:, 2]
-        left, top = np.maximum(0, np.floor(points.min(axis=0) / 2).astype(int) * 2 - 2)
-        right, bottom = np.minimum((size[1], size[0]), np.ceil(points.max(axis=0) / 2).astype(int) * 2 + 2)
-        return top, bottom, left, right
+        matched = match_colour(lower.astype(np.float32), yuv_to_rgb(*real, colours), mask)
+        for here in (whole, halved):
+            here[1, 2] -= LOWER_TOP                            # pixels of the box -> lower pixels
+        big = cv2.warpAffine(mask, whole, parts[0].shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        big *= self.strength[i]
+        small = cv2.resize(big, parts[1].shape[::-1], interpolation=cv2.INTER_AREA)
+        drawn, lent = list(rgb_to_yuv(matched, colours)), np.float32(0)
+        if self.detail is not None:
+            taken, lent = self.detail(i, lower, whole, parts[0].shape[::-1])
+            drawn[0] = drawn[0] - taken * luma_range(colours)
+        drawn = [enlarge(plane, here, part.shape[::-1]) for plane, here, part in
+                 zip(drawn, (whole, halved, halved), parts, strict=True)]
+        drawn[0] += lent * luma_range(colours)
+        for part, new, where in zip(parts, drawn, (big, small, small), strict=True):
+            np.copyto(part, to_uint8(part + (new - part) * where), where=where > 0)
 
 
 def _ramp(x):

@@ -28,6 +28,11 @@ def rgb_to_yuv(rgb, colours):
     return y * (219 / 255) + 16, u * (224 / 255) + 128, v * (224 / 255) + 128
 
 
+def luma_range(colours):
+    """Return what a step of 1 in grey is in luma."""
+    return 1.0 if colours[2] else 219 / 255
+
+
 def to_uint8(samples):
     """Round samples and cut them to 0..255."""
     return np.clip(np.rint(samples), 0, 255).astype(np.uint8)

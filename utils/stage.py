@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from utils import audio, contract, face, figures, media, pixels, sync, tracking
 from utils.console import UserError
+from utils.detail import Detail
 from utils.generate import lowers
 from utils.paste import Paster
 
@@ -117,7 +118,8 @@ def perform(footage, model, where, references, takes):
 
     model: in eval mode, on the device `where`.
     """
-    paste, clip = Paster(footage.track), contract.source_path(footage.meta, footage.data)
+    paste = Paster(footage.track, Detail(footage.data, footage.meta, footage.track))
+    clip = contract.source_path(footage.meta, footage.data)
     scenes, kinds = defaultdict(list), defaultdict(list)
     for take in takes:
         scenes[take.seen].append(take)

@@ -1,0 +1,138 @@
+"""What FACE_SIZE pixels cannot hold: beard, pores, grain. Kept of a few frames at full size, and lent to what is drawn.
+
+A generated lower half that is enlarged to the source's size is softer than the skin around it. So preprocess.py keeps
+the lower half of a few frames as the source has it, with the mouth closed and open. Where one of them, moved by dense
+optical flow, looks like what was drawn, its fine detail takes the place of what was drawn. Nothing comes from the frame
+that is pasted into: it would show the old word.
+"""
+
+import cv2
+import numpy as np
+
+from utils.console import UserError
+from utils.contract import FACE_SIZE, LOWER_TOP, detail_path, remedy_for
+from utils.face import align, closed_and_open, is_wide, lower_box, nearest_pose, within
+from utils.pixels import read_png
+
+UNIT = FACE_SIZE / 168   # the lengths below are for a face of 168 pixels
+KEPT = 10                # frames kept of closed and of open mouths each
+STILL = 0.5              # quantile of the head's pace above which a frame may be blurred by it
+COARSE = 2.5 * UNIT      # px, sigma: what is finer is taken from the frames kept
+SAME, SMOOTH = 1.2 * UNIT, 1.5 * UNIT  # px, sigma: below the first nothing is compared: hair differs; and of the flow
+ALIKE, IN_MOUTH = 28, 6  # grey levels: much further apart, the frame kept shows something else than what was drawn;
+                         # least of all may it lend teeth to lips
+MOUTH = 1.5              # standard deviations of the lips' points: how far the mouth reaches
+CHOOSY = 1               # grey levels by which one of two frames must be nearer than the other to count alone
+FIRST = 6                # grey levels that the closed mouth has ahead: where both fit, their mean would be soft
+RESTORE, PIXEL = 0.15, 0.8  # what fetching between pixels takes from the finest detail is given before: share, sigma
+
+
+def choose(track, size):
+    """Return the numbers of the frames to keep, rising: closed and open mouths, of head poses as far apart as can be
+    among frames in which the head moves little. size: (height, width) of the source."""
+    pace = np.linalg.norm(np.gradient(track["pose"], axis=0), axis=1)
+    valid = np.flatnonzero(track["valid"])
+    still = valid[pace[valid] <= np.quantile(pace[valid], STILL)]
+    still = still[[is_wide(lower_box(track["transform"][i], size)) for i in still]]
+    parts = closed_and_open(track["shape"][:, 0], still)
+    return np.unique(np.concatenate([_spread(track["pose"], part) for part in parts if len(part)] or [still]))
+
+
+def _spread(pose, frames):
+    """Return KEPT of the frames at most: the one of the most usual pose, then always the furthest from those taken."""
+    apart = np.linalg.norm(pose[frames] - np.median(pose[frames], axis=0), axis=1)
+    taken = [int(apart.argmin())]
+    apart[:] = np.inf
+    while len(taken) < min(KEPT, len(frames)):
+        apart = np.minimum(apart, np.linalg.norm(pose[frames] - pose[frames[taken[-1]]], axis=1))
+        taken.append(int(apart.argmax()))
+    return frames[taken]
+
+
+def grey(rgb):
+    """Return the luma of an RGB picture, uint8."""
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+
+
+class Kept:
+    """A frame that was kept. rgb: its lower half in the source; transform (2, 3): source -> face; size: of the source.
+
+    low (84, 168) uint8: its luma as the network would have it; fine: what that lacks, float32, of the size of rgb;
+    back (2, 3): lower pixels -> pixels of rgb.
+    """
+
+    def __init__(self, rgb, transform, size):
+        top, _, left, _ = lower_box(transform, size)
+        here = within(transform, top, left)
+        self.low = grey(align(rgb, here)[LOWER_TOP:])
+        here[1, 2] -= LOWER_TOP
+        coarse = cv2.GaussianBlur(self.low.astype(np.float32), (0, 0), COARSE)
+        fine = grey(rgb).astype(np.float32) - enlarge(coarse, here, rgb.shape[1::-1])
+        self.fine = fine + RESTORE * (fine - cv2.GaussianBlur(fine, (0, 0), PIXEL))
+        self.back = cv2.invertAffineTransform(here)
+
+
+def enlarge(picture, here, size):
+    """Return a map of lower pixels over a part of the source of size (width, height). here (2, 3): part -> lower."""
+    return cv2.warpAffine(picture, here, size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+                          borderMode=cv2.BORDER_REPLICATE)
+
+
+class Detail:
+    """Lends fine detail to generated lower halves. UserError if the frames that preprocess.py kept are damaged."""
+
+    def __init__(self, data, meta, track):
+        self.kept, frames, size = {}, np.arange(meta["frames"]), meta["size"][::-1]
+        numbers = np.intersect1d(meta["detail"], frames).astype(int)
+        for i in numbers:
+            path, rgb = detail_path(data, i), read_png(detail_path(data, i))
+            top, bottom, left, right = lower_box(track["transform"][i], size)
+            if rgb is None or rgb.shape != (bottom - top, right - left, 3):
+                raise UserError(f"{path} is missing or no RGB picture of {right - left}x{bottom - top}; "
+                                f"{remedy_for(data)}")
+            self.kept[i] = Kept(rgb, track["transform"][i], size)
+        parts = closed_and_open(track["shape"][:, 0], numbers)
+        self.serving = [nearest_pose(track["pose"], frames, part) for part in parts if len(part)]
+        self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self.flow.setUseSpatialPropagation(True)
+        y, x = np.mgrid[:FACE_SIZE - LOWER_TOP, :FACE_SIZE].astype(np.float32)
+        self.grid = np.stack([x, y], axis=-1)
+        lips = track["lips"][track["valid"]] - (0, LOWER_TOP)
+        from_middle = (self.grid - lips.mean(axis=(0, 1))) / (MOUTH * lips.std(axis=(0, 1)))
+        self.alike = ALIKE - (ALIKE - IN_MOUTH) * np.exp(-0.5 * (from_middle ** 2).sum(axis=-1)).astype(np.float32)
+
+    def __call__(self, i, lower, here, size):
+        """Return (taken, lent): what to take off the luma of what was drawn, float32 (84, 168), and what to add once it
+        is enlarged to a part of source frame i, float32 (height, width).
+
+        lower (84, 168, 3) uint8: what was drawn; here (2, 3): pixels of the part -> lower pixels; size (width, height).
+        """
+        drawn = grey(lower)
+        lenders = [self.kept[serving[i]] for serving in self.serving if serving[i] >= 0]
+        found = [(kept, *self._fit(drawn, kept)) for kept in lenders]
+        if not found:
+            return np.float32(0), np.float32(0)
+        apart = np.array([np.sqrt(error) + FIRST * rank for rank, (*_, error) in enumerate(found)])
+        least = apart.min(axis=0)
+        weights = np.exp((least - apart) / CHOOSY)
+        weights *= np.exp(-(least / self.alike) ** 2) / weights.sum(axis=0)
+        own = drawn - cv2.GaussianBlur(drawn.astype(np.float32), (0, 0), COARSE)
+        return own * weights.sum(axis=0), sum(self._lend(kept, flow, weight, here, size)
+                                              for (kept, flow, _), weight in zip(found, weights, strict=True))
+
+    def _lend(self, kept, flow, weight, here, size):
+        """Return the fine detail of a kept frame, moved by the flow to a part of the source and weighted there."""
+        turn, shift = (kept.back[:, :2] @ here[:, :2]).astype(np.float32), kept.back @ (*here[:, 2], 1)
+        moves = np.dstack([flow @ kept.back[:, :2].T.astype(np.float32) + shift.astype(np.float32), weight])
+        moves = cv2.warpAffine(moves, here, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                               borderMode=cv2.BORDER_REPLICATE)
+        x, y = np.arange(size[0], dtype=np.float32), np.arange(size[1], dtype=np.float32)[:, None]
+        place = [moves[..., k] + turn[k, 0] * x + turn[k, 1] * y for k in (0, 1)]  # part -> pixels of the kept frame
+        return moves[..., 2] * cv2.remap(kept.fine, *place, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+
+    def _fit(self, drawn, kept):
+        """Return the flow (84, 168, 2) from what was drawn to a kept frame, and their squared difference (84, 168)."""
+        flow = cv2.GaussianBlur(self.flow.calc(drawn, kept.low, None), (0, 0), SMOOTH)
+        moved = cv2.remap(kept.low, self.grid + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        apart = cv2.GaussianBlur(moved.astype(np.float32) - drawn, (0, 0), SAME)  # where beard is, not each hair
+        return flow, cv2.GaussianBlur(apart ** 2, (0, 0), COARSE)
