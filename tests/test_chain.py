@@ -104,8 +104,9 @@ def test_evaluate_prints_its_table(tiny_data, trained, tiny_clip, tiny_speech):
     for name in ("follows, swapped sound", "follows, own sound", "  frozen mouth", "  mean mouth", "leak",
                  "leak, partial"):
         assert all(abs(rows[name][key]) <= 1 for key in ("opening", "width")), name
-    looks = {"landmarks": {"px", "eyes"}, "picture": {"psnr", "ssim"}, "texture": {"sharpness", "jitter", "seam"},
-             "silence": {"digital", "noise", "flutter"}, f"voice {tiny_speech}": {"movement", "pauses"}}
+    looks = {"landmarks": {"px", "eyes"}, "picture": {"psnr", "ssim"},
+             "texture": {"sharpness", "jitter", "seam", "grain"}, "silence": {"digital", "noise", "flutter"},
+             f"voice {tiny_speech}": {"movement", "pauses"}}
     assert {name: set(rows[name]) for name in looks} == looks and "closures" in rows
     assert rows["picture"]["psnr"] > 15 and 0 < rows["picture"]["ssim"] < 1 and rows["texture"]["sharpness"] > 0
     assert all(f"\n{name} " in table for name in rows) and table.splitlines()[-1].startswith("The mouth ")

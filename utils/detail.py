@@ -19,12 +19,12 @@ KEPT = 10                # frames kept of closed and of open mouths each
 STILL = 0.5              # quantile of the head's pace above which a frame may be blurred by it
 COARSE = 2.5 * UNIT      # px, sigma: what is finer is taken from the frames kept
 SAME, SMOOTH = 1.2 * UNIT, 1.5 * UNIT  # px, sigma: below the first nothing is compared: hair differs; and of the flow
-ALIKE, IN_MOUTH = 28, 6  # grey levels: much further apart, the frame kept shows something else than what was drawn;
-                         # least of all may it lend teeth to lips
-MOUTH = 1.5              # standard deviations of the lips' points: how far the mouth reaches
+ALIKE, IN_MOUTH = 28, (1, 6)  # grey levels: much further apart, the frame kept shows something else than what was drawn.
+                         # About the mouth it must be the same, and nearly so for what FACE_SIZE pixels cannot hold
+MOUTH = 2                # standard deviations of the lips' points: how far the mouth reaches
 CHOOSY = 1               # grey levels by which one of two frames must be nearer than the other to count alone
 FIRST = 6                # grey levels that the closed mouth has ahead: where both fit, their mean would be soft
-RESTORE, PIXEL = 0.15, 0.8  # what fetching between pixels takes from the finest detail is given before: share, sigma
+RESTORE, PIXEL = 0.2, 0.8  # what fetching between pixels takes from the finest detail is given before: share, sigma
 
 
 def choose(track, size):
@@ -57,8 +57,8 @@ def grey(rgb):
 class Kept:
     """A frame that was kept. rgb: its lower half in the source; transform (2, 3): source -> face; size: of the source.
 
-    low (84, 168) uint8: its luma as the network would have it; fine: what that lacks, float32, of the size of rgb;
-    back (2, 3): lower pixels -> pixels of rgb.
+    low (84, 168) uint8: its luma as the network has it; middle: of that what is finer than COARSE; fine: what that
+    lacks, of the size of rgb; both float32; back (2, 3): lower pixels -> pixels of rgb.
     """
 
     def __init__(self, rgb, transform, size):
@@ -66,10 +66,19 @@ class Kept:
         here = within(transform, top, left)
         self.low = grey(align(rgb, here)[LOWER_TOP:])
         here[1, 2] -= LOWER_TOP
-        coarse = cv2.GaussianBlur(self.low.astype(np.float32), (0, 0), COARSE)
-        fine = grey(rgb).astype(np.float32) - enlarge(coarse, here, rgb.shape[1::-1])
-        self.fine = fine + RESTORE * (fine - cv2.GaussianBlur(fine, (0, 0), PIXEL))
+        self.middle = restored(finer(self.low))
+        self.fine = restored(grey(rgb) - enlarge(self.low.astype(np.float32), here, rgb.shape[1::-1]))
         self.back = cv2.invertAffineTransform(here)
+
+
+def finer(grey):
+    """Return what of a picture (84, 168) is finer than COARSE, float32."""
+    return grey - cv2.GaussianBlur(grey.astype(np.float32), (0, 0), COARSE)
+
+
+def restored(fine):
+    """Return fine detail with what fetching it between pixels will take away."""
+    return fine + RESTORE * (fine - cv2.GaussianBlur(fine, (0, 0), PIXEL))
 
 
 def enlarge(picture, here, size):
@@ -99,7 +108,8 @@ class Detail:
         self.grid = np.stack([x, y], axis=-1)
         lips = track["lips"][track["valid"]] - (0, LOWER_TOP)
         from_middle = (self.grid - lips.mean(axis=(0, 1))) / (MOUTH * lips.std(axis=(0, 1)))
-        self.alike = ALIKE - (ALIKE - IN_MOUTH) * np.exp(-0.5 * (from_middle ** 2).sum(axis=-1)).astype(np.float32)
+        mouth = np.minimum(1, 2 * np.exp(-0.5 * (from_middle ** 2).sum(axis=-1))).astype(np.float32)
+        self.alike = [ALIKE - (ALIKE - least) * mouth for least in IN_MOUTH]
 
     def __call__(self, i, lower, here, size):
         """Return (taken, lent): what to take off the luma of what was drawn, float32 (84, 168), and what to add once it
@@ -114,11 +124,13 @@ class Detail:
             return np.float32(0), np.float32(0)
         apart = np.array([np.sqrt(error) + FIRST * rank for rank, (*_, error) in enumerate(found)])
         least = apart.min(axis=0)
-        weights = np.exp((least - apart) / CHOOSY)
-        weights *= np.exp(-(least / self.alike) ** 2) / weights.sum(axis=0)
-        own = drawn - cv2.GaussianBlur(drawn.astype(np.float32), (0, 0), COARSE)
-        return own * weights.sum(axis=0), sum(self._lend(kept, flow, weight, here, size)
-                                              for (kept, flow, _), weight in zip(found, weights, strict=True))
+        shares = np.exp((least - apart) / CHOOSY)
+        shares /= shares.sum(axis=0)
+        rather, finest = (np.exp(-(least / alike) ** 2) for alike in self.alike)
+        theirs = sum(share * middle for share, (_, _, middle, _) in zip(shares, found, strict=True))
+        lent = sum(self._lend(kept, flow, share * finest, here, size)
+                   for share, (kept, flow, *_) in zip(shares, found, strict=True))
+        return rather * (finer(drawn) - theirs), lent
 
     def _lend(self, kept, flow, weight, here, size):
         """Return the fine detail of a kept frame, moved by the flow to a part of the source and weighted there."""
@@ -131,8 +143,10 @@ class Detail:
         return moves[..., 2] * cv2.remap(kept.fine, *place, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
 
     def _fit(self, drawn, kept):
-        """Return the flow (84, 168, 2) from what was drawn to a kept frame, and their squared difference (84, 168)."""
+        """Return the flow (84, 168, 2) from what was drawn to a kept frame; the latter's `middle`, moved by it; and how
+        much the two differ then, squared; (84, 168)."""
         flow = cv2.GaussianBlur(self.flow.calc(drawn, kept.low, None), (0, 0), SMOOTH)
-        moved = cv2.remap(kept.low, self.grid + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        apart = cv2.GaussianBlur(moved.astype(np.float32) - drawn, (0, 0), SAME)  # where beard is, not each hair
-        return flow, cv2.GaussianBlur(apart ** 2, (0, 0), COARSE)
+        low, middle = (cv2.remap(picture, self.grid + flow, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+                       for picture in (kept.low, kept.middle))
+        apart = cv2.GaussianBlur(low.astype(np.float32) - drawn, (0, 0), SAME)  # where beard is, not each hair
+        return flow, middle, cv2.GaussianBlur(apart ** 2, (0, 0), COARSE)

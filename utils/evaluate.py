@@ -16,7 +16,8 @@ into the source frames and finds the landmarks again. Writes report.json and rep
   picture     PSNR in dB and SSIM (Wang et al. 2004) of the generated lower face, own sound, before it is pasted, in the
               mouth's box: 1st to 99th percentile of the lip points of the part trained on, and 6 px more
   texture     generated over real, own sound, so 1 is right. sharpness: variance of the Laplacian in that box; jitter:
-              second difference of opening; seam: gradient of luma across the border of what is pasted
+              second difference of opening; seam: gradient of luma across the border of what is pasted;
+              grain: variance of the Laplacian just inside that border beside just outside
   silence     mean opening on digital silence, and on the noise of a quiet room; flutter: its standard deviation there.
               0 and 1 are the person's 10th and 90th percentile of opening
   closures    share of p, b and m at which the lips close; ratio: generated over real; any: generated at any moment.
@@ -136,7 +137,8 @@ def look_rows(footage, trained, own):
              "picture": {"psnr": [cv2.PSNR(*pair) for pair in pairs], "ssim": [figures.ssim(*pair) for pair in pairs]},
              "texture": {"sharpness": made / max(1e-9, real),
                          "jitter": [figures.jitter(take.shape[:, 0], take.seen.shape[:, 0]) for take in own],
-                         "seam": [np.mean(take.seams) for take in own]}}
+                         "seam": [np.mean(take.seams, axis=0)[0] for take in own],
+                         "grain": [np.median(take.seams, axis=0)[1] for take in own]}}
     return {name: {key: float(np.mean(value)) for key, value in row.items()} for name, row in found.items()}
 
 

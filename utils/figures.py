@@ -90,3 +90,16 @@ def seam(made, real, mask):
     steep = [np.abs((y * down + x * right) / np.hypot(down, right).clip(1e-6))[border].sum()
              for y, x in (np.gradient(luma.astype(np.float64)) for luma in (made, real))]
     return float(steep[0] / steep[1]) if steep[1] else 1.0
+
+
+def grain(made, real, mask, reach):
+    """Return how fine the luma (H, W) is just inside a blend mask, 0..1, beside just outside it, over the same of the
+    real frame: 1 if what is pasted is neither softer nor rougher than the skin around it.
+
+    Variance of the Laplacian in the bands of `reach` pixels on either side of the border.
+    """
+    brush = np.ones((2 * round(reach) + 1,) * 2, np.uint8)
+    solid, some = ((mask > limit).astype(np.uint8) for limit in (0.98, 0.02))
+    bands = (solid > cv2.erode(solid, brush)), (some < cv2.dilate(some, brush))
+    fine = [cv2.Laplacian(luma.astype(np.float32), cv2.CV_32F)[band].var() for luma in (made, real) for band in bands]
+    return float(fine[0] * fine[3] / max(1e-9, fine[1] * fine[2]))

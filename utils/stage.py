@@ -16,7 +16,8 @@ from utils.paste import Paster
 PIECE = 75            # frames of a piece at most (3 s): about one utterance
 LEAST_PIECE = 25      # frames: shorter ones tell nothing
 AROUND = 0.5          # of the face's size: what is seen of the frame around it when landmarks are found
-SEAM_STEP = 5         # frames from one whose seam is measured to the next
+SEAM_STEP = 5         # frames from one whose seam and grain are measured to the next
+BAND = contract.FACE_SIZE / 28  # px of the face: how far from the border the grain is looked at
 
 
 @dataclass(eq=False)
@@ -98,7 +99,7 @@ class Stage:
         self.half = slice(top // 2, bottom // 2), slice(left // 2, right // 2)
 
     def show(self, pictures, seams):
-        """Yield the RGB surroundings of the face with each lower face pasted; append figures.seam of some."""
+        """Yield the RGB surroundings of the face with each lower face pasted; append the seam and grain of some."""
         for k, ((real, colours), lower) in enumerate(zip(self.frames, pictures, strict=False)):
             planes = [plane.copy() for plane in real]
             self.paste(planes, colours, self.order[k], lower)
@@ -108,7 +109,9 @@ class Stage:
                 here[:, 2] += here[:, :2] @ self.corner - (0, contract.LOWER_TOP)  # box pixels -> lower pixels
                 mask = cv2.warpAffine(self.paste.mask(self.order[k]), here, y.shape[::-1],
                                       flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-                seams.append(figures.seam(y, real[0][self.box], mask))
+                scale = np.sqrt(np.linalg.det(here[:, :2]))
+                seams.append((figures.seam(y, real[0][self.box], mask),
+                              figures.grain(y, real[0][self.box], mask, BAND / scale)))
             u, v = (cv2.resize(c, y.shape[::-1], interpolation=cv2.INTER_LINEAR) for c in (u, v))
             yield pixels.to_uint8(pixels.yuv_to_rgb(y, u, v, colours))
 
