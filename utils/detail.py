@@ -19,8 +19,8 @@ KEPT = 10                # frames kept of closed and of open mouths each
 STILL = 0.5              # quantile of the head's pace above which a frame may be blurred by it
 COARSE = 2.5 * UNIT      # px, sigma: what is finer is taken from the frames kept
 SAME, SMOOTH = 1.2 * UNIT, 1.5 * UNIT  # px, sigma: below the first nothing is compared: hair differs; and of the flow
-ALIKE, IN_MOUTH = 28, (1, 6)  # grey levels: much further apart, the frame kept shows something else than what was drawn.
-                         # About the mouth it must be the same, and nearly so for what FACE_SIZE pixels cannot hold
+ALIKE = 28               # grey levels: much further apart, the frame kept shows something else than what was drawn
+IN_MOUTH = 1, 6          # the same about the mouth: for what moves lips, and for what FACE_SIZE pixels cannot hold
 MOUTH = 2                # standard deviations of the lips' points: how far the mouth reaches
 CHOOSY = 1               # grey levels by which one of two frames must be nearer than the other to count alone
 FIRST = 6                # grey levels that the closed mouth has ahead: where both fit, their mean would be soft
