@@ -34,7 +34,8 @@ from models.unet import LipUNet
 from utils import checkpoint, console, device, evaluate, report
 from utils.console import UserError, say
 from utils.contract import CONTRACT, train_command
-from utils.dataset import Footage, LipDataset, thin
+from utils.dataset import Footage, LipDataset, thin, where_the_mouth_is
+from utils.schedule import Schedule
 
 # ------------------------------------------------------------------------------------------------------
 EPOCHS = 30             # a 2-minute clip: about half an hour on 2 CPU cores with bfloat16
@@ -62,34 +63,6 @@ VALIDATE_MOST = 300     # held-out frames looked at each epoch, evenly spread
 SEED = 1                # of weights, data order and sound changes; each epoch draws from (SEED, epoch)
 # ------------------------------------------------------------------------------------------------------
 START = time.monotonic()
-
-
-class Schedule:
-    """Where training stands between its start (0) and its end (1), and the learning rate there.
-
-    Progress is the larger of the share of all steps and the share of this call's minutes, so either limit ends
-    it with the rate brought down. With --epochs alone it depends on the step only.
-    """
-
-    def __init__(self, steps, step, peak, minutes, reserve):
-        self.steps, self.step, self.peak = steps, step, peak
-        self.begun, self.deadline, self.reserve = step / steps, minutes and minutes * 60, reserve
-
-    def progress(self):
-        by_steps = self.step / self.steps
-        if not self.deadline:
-            return by_steps
-        share = (time.monotonic() - START) / max(1.0, self.deadline - self.reserve)
-        return max(by_steps, self.begun + (1 - self.begun) * share)
-
-    def rate(self):
-        """Warm up, then half a cosine from the peak to FINAL_LR."""
-        fall = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.progress()))
-        rate = FINAL_LR + (self.peak - FINAL_LR) * fall
-        return rate * min(1.0, (self.step + 1) / WARMUP_STEPS)
-
-    def over(self):
-        return self.progress() >= 1
 
 
 class Learner:
@@ -183,11 +156,12 @@ def train_epoch(learner, dataset, schedule, epoch, args):
     bar = tqdm(total=len(dataset.frames), desc=f"epoch {epoch}", unit="picture", leave=False)
     for batch in dataset.batches(args.batch_size, rng):
         sounds = dataset.sounds(SOUND_BATCH, rng)
-        loss, norm = learner.step(to(learner.where, batch), to(learner.where, sounds), schedule.step, schedule.rate())
+        loss, norm = learner.step(device.to(learner.where, batch), device.to(learner.where, sounds),
+                                  schedule.step, schedule.rate())
         if not math.isfinite(loss) or not math.isfinite(norm):
             again = train_command(args.data, args.checkpoints)
             raise UserError(f"the loss is {loss}, its gradient {norm} at epoch {epoch}, step {schedule.step}; "
-                            f"the checkpoints are from before it. Run: {again} --resume --lr {schedule.peak / 3:.1g}")
+                            f"the checkpoints are from before it. Run: {again} --resume --lr {args.lr / 3:.1g}")
         schedule.step += 1
         total, pictures = total + loss * len(batch[1]), pictures + len(batch[1])
         bar.update(len(batch[1]))
@@ -208,43 +182,13 @@ def validate(model, dataset, judged, args, where):
     model.eval()
     mouth = heard = 0.0
     for batch in dataset.batches(args.batch_size):
-        inputs, lower, landmarks, points = to(where, batch)
+        inputs, lower, landmarks, points = device.to(where, batch)
         with device.autocast(where):
             sound = model.hear(inputs["mel"])
             generated = model.draw(inputs["reference"], inputs["points"], points, sound, inputs["pose"])
             heard += landmark_loss(model.landmarks(sound).float(), landmarks).item() * len(lower)
         mouth += picture_loss(generated, scaled(lower), judged).item() * len(lower)
     return mouth / len(dataset.frames), heard / len(dataset.frames)
-
-
-def to(where, value):
-    """Move tensors, in any nesting of tuples and dicts, to a device."""
-    if isinstance(value, dict):
-        return {key: to(where, item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return tuple(to(where, item) for item in value)
-    return value.to(where)
-
-
-def where_the_mouth_is(dataset):
-    """Return (weight, judged, crop) by where the lips of this clip are.
-
-    weight, judged: (84, 168) float32 maps of mean 1, how much each pixel counts. The first, for training, weighs the
-    mouth more; the second, for choosing the best network, only the mouth: collar and light of the held-out part say
-    nothing of how well the mouth is drawn. crop: slices of the 56 rows and 104 columns that the discriminator sees.
-    """
-    lips = dataset.footage.track["lips"][dataset.trained].reshape(-1, 2)
-    h, w = dataset.footage.lower.shape[1:3]
-    middle, spread = lips.mean(axis=0) - (0, h), np.maximum(lips.std(axis=0) * 1.5, w / 42)
-    y, x = np.mgrid[:h, :w]
-    near = np.exp(-0.5 * (((x - middle[0]) / spread[0]) ** 2 + ((y - middle[1]) / spread[1]) ** 2))
-    maps = [torch.from_numpy((weight / weight.mean()).astype(np.float32))
-            for weight in (1 + (MOUTH_WEIGHT - 1) * near, near)]
-    crop = []
-    for centre, size, whole in ((middle[1], h * 2 // 3, h), (middle[0], w * 5 // 8, w)):
-        first = int(np.clip(round(centre - size / 2), 0, whole - size))
-        crop.append(slice(first, first + size // 8 * 8))
-    return *maps, tuple(crop)
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -285,7 +229,7 @@ def begin(args, footage, dataset, where):
         batches = saved["scheduler"]["step"] * settings["batch_size"]
         state = {"epoch": saved["epoch"], "step": round(batches / args.batch_size), "best": saved["best"],
                  "history": saved["history"]}
-    weight, judged, crop = where_the_mouth_is(dataset)
+    weight, judged, crop = where_the_mouth_is(dataset, MOUTH_WEIGHT)
     learner = Learner(model, weight, crop, where)
     if args.resume:
         try:
@@ -329,7 +273,8 @@ def main():
         begun = time.monotonic()
         validate(learner.averaged, held, judged, args, where)  # a first look: how long will the last one take?
         reserve = 1.5 * (time.monotonic() - begun) + 8  # s: imports, saving, plot
-        schedule = Schedule(args.epochs * steps, state["step"], args.lr, args.max_minutes, reserve)
+        schedule = Schedule(args.epochs * steps, state["step"], (args.lr, FINAL_LR), WARMUP_STEPS, START,
+                            args.max_minutes, reserve)
 
         # 3. epoch after epoch: train, look at the held-out part, save
         while state["epoch"] < args.epochs and not (schedule.over() and state["history"]):

@@ -35,3 +35,12 @@ def has_bfloat16(device):
 def autocast(device):
     """Return the mixed-precision context of a device: bfloat16 where it is native, else nothing."""
     return torch.autocast(device.type, torch.bfloat16) if has_bfloat16(device) else contextlib.nullcontext()
+
+
+def to(where, value):
+    """Move tensors, in any nesting of tuples and dicts, to a device."""
+    if isinstance(value, dict):
+        return {key: to(where, item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(to(where, item) for item in value)
+    return value.to(where)
