@@ -71,7 +71,7 @@ def resume(folder, prepared):
     footage, dataset = prepared
     args = arguments(folder)
     learner, _, state = train.begin(args, footage, dataset, CPU)
-    schedule = Schedule(args.epochs * math.ceil(len(dataset.frames) / args.batch_size), state["step"],
+    schedule = Schedule(args.epochs, math.ceil(len(dataset.frames) / args.batch_size), state["step"],
                         (args.lr, train.FINAL_LR), train.WARMUP_STEPS)
     assert 0 <= schedule.rate() < math.inf
     for optimizer in (learner.optimizer, learner.judging):  # a step with what was kept, without the long way there

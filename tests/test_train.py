@@ -114,10 +114,12 @@ def test_max_minutes_ends_in_time_with_the_rate_down(run):
 
 
 def test_learning_rate_warms_up_peaks_and_ends_low():
-    schedule = Schedule(10_000, 0, (1e-3, train.FINAL_LR), train.WARMUP_STEPS)
+    schedule = Schedule(10, 1000, 0, (1e-3, train.FINAL_LR), train.WARMUP_STEPS)
     rates = []
-    for schedule.step in range(10_000):
+    while not schedule.over():
         rates.append(schedule.rate())
+        schedule.advance(0.1)
+    assert len(rates) == 10_000
     assert rates[0] <= 1e-5
     assert max(rates) == pytest.approx(1e-3, rel=0.01)
     assert rates[-1] == pytest.approx(train.FINAL_LR, rel=0.1)
