@@ -127,4 +127,4 @@ def averaging(module):
     """Return the module such that backward() leaves the mean of all processes' gradients: DistributedDataParallel."""
     if not _joined():
         return module
-    return torch.nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+    return torch.nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False)
