@@ -272,8 +272,8 @@ def pack_up(learner, state, args, footage):
 
 
 def main():
-    args = parse_args()
     with together.joined() as number:
+        args = parse_args()
         footage, where, state = train(args)
     if number:
         return
