@@ -7,15 +7,19 @@ Writes  checkpoints/best.pth      the network that draws the held-out part best
         checkpoints/loss.png, log.csv
 
 The last tenth of the clip is held out: never trained on, and what "best" is judged by. Training stops at --epochs or
---max-minutes, whichever comes first; the learning rate is brought down in time for either. Ctrl-C at any
-moment is safe: go on with --resume.
+--max-minutes, whichever comes first, or when the held-out figure no longer falls; the learning rate is brought down in
+time for each. Ctrl-C at any moment is safe: go on with --resume. With torchrun several processes share each batch, one
+for each GPU or for some of the CPU's cores.
 
 Run     python train.py [--data data] [--checkpoints checkpoints] [--device auto|cpu|cuda|cuda:N]
                         [--epochs N] [--max-minutes M] [--batch-size 8] [--lr X] [--resume]
+        torchrun --nproc_per_node=PROCESSES train.py [the same]
 Next    python inference.py
 """
 
+import contextlib
 import copy
+import itertools
 import math
 import os
 import shlex
@@ -30,16 +34,19 @@ from tqdm import tqdm
 from models.discriminator import Discriminator
 from models.losses import (adversarial_loss, discriminator_loss, feature_loss, gradient_loss, landmark_loss,
                            picture_loss)
-from models.unet import LipUNet
-from utils import checkpoint, console, device, evaluate, report
+from models.unet import Lesson, LipUNet
+from utils import checkpoint, console, device, evaluate, report, together
 from utils.console import UserError, say
 from utils.contract import CONTRACT, train_command
-from utils.dataset import Footage, LipDataset, thin
+from utils.dataset import Footage, LipDataset, thin, where_the_mouth_is
+from utils.schedule import Schedule, stalled
 
 # ------------------------------------------------------------------------------------------------------
 EPOCHS = 30             # a 2-minute clip: about half an hour on 2 CPU cores with bfloat16
 LEAST_STEPS = 6000      # a short clip has more epochs, so many steps in all: about 20 minutes there
-BATCH_SIZE = 8          # pictures a step; 4 or 2 if memory is short
+PATIENCE = 1500         # steps without a new lowest held-out figure after which training comes to its end, with a fall
+COOLDOWN = 1000         # of the rate over so many more: the last part of it gives most of the sharpness
+BATCH_SIZE = 8          # pictures a step, of all processes together; 4 or 2 if memory is short, 32 or more on a GPU
 LR = 1e-3               # peak of the learning rate, what trains best from scratch with AdamW
 FINAL_LR = 3e-6         # its end. Often quoted as *the* rate for this U-Net; starting there, a whole day of CPU
                         # training would not reach what ten minutes from LR reach
@@ -49,6 +56,7 @@ MOUTH_WEIGHT = 4.0      # how much more a pixel of the mouth counts than one of 
 GRADIENT_WEIGHT = 1.0   # share of the gradient loss: more is sharper, too much rings
 LANDMARK_WEIGHT = 0.15  # share of the audio branch's own teacher
 DISCRIMINATOR_FROM = 300   # step at which the discriminator begins to judge: lips first, then teeth
+DISCRIMINATOR_TIME = 1.3   # a step with it over one without: for the forecast, made before it begins
 DISCRIMINATOR_RATE = 0.5   # its learning rate, as a share of the network's
 ADVERSARIAL_WEIGHT = 0.01  # share of the discriminator's verdict: more is sharper, too much invents teeth
 FEATURE_WEIGHT = 0.4       # share of the difference in its features
@@ -59,37 +67,10 @@ CLIP_NORM = 1.0         # longest gradient of a step
 TOLERANCE = 0.02        # best.pth is the newest network whose held-out mouth is within this share of the lowest: at
                         # the same figure a later one is sharper and follows the sound better
 VALIDATE_MOST = 300     # held-out frames looked at each epoch, evenly spread
+COMPILE = False         # torch.compile: a minute at the start; brings nothing on a CPU, may on a GPU
 SEED = 1                # of weights, data order and sound changes; each epoch draws from (SEED, epoch)
 # ------------------------------------------------------------------------------------------------------
 START = time.monotonic()
-
-
-class Schedule:
-    """Where training stands between its start (0) and its end (1), and the learning rate there.
-
-    Progress is the larger of the share of all steps and the share of this call's minutes, so either limit ends
-    it with the rate brought down. With --epochs alone it depends on the step only.
-    """
-
-    def __init__(self, steps, step, peak, minutes, reserve):
-        self.steps, self.step, self.peak = steps, step, peak
-        self.begun, self.deadline, self.reserve = step / steps, minutes and minutes * 60, reserve
-
-    def progress(self):
-        by_steps = self.step / self.steps
-        if not self.deadline:
-            return by_steps
-        share = (time.monotonic() - START) / max(1.0, self.deadline - self.reserve)
-        return max(by_steps, self.begun + (1 - self.begun) * share)
-
-    def rate(self):
-        """Warm up, then half a cosine from the peak to FINAL_LR."""
-        fall = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.progress()))
-        rate = FINAL_LR + (self.peak - FINAL_LR) * fall
-        return rate * min(1.0, (self.step + 1) / WARMUP_STEPS)
-
-    def over(self):
-        return self.progress() >= 1
 
 
 class Learner:
@@ -102,6 +83,10 @@ class Learner:
         self.model = model.to(where, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.discriminator = Discriminator().to(where, memory_format=torch.channels_last)
+        lesson = Lesson(self.model)
+        if COMPILE:
+            lesson.compile()
+        self.lesson, self.examined = together.averaging(lesson), together.averaging(self.discriminator)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), LR, weight_decay=WEIGHT_DECAY, fused=True)
         self.judging = torch.optim.AdamW(self.discriminator.parameters(), LR, betas=(0.5, 0.99), fused=True)
         self.weight, self.mouth, self.where = weight.to(where), (..., *mouth), where
@@ -111,12 +96,10 @@ class Learner:
         (inputs, lower, landmarks, points), (sounds, others) = batch, sounds
         real = scaled(lower)
         with device.autocast(self.where):
-            heard = self.model.hear(torch.cat([inputs["mel"], sounds]))  # in one go: what else is heard is cheap
-            generated = self.model.draw(inputs["reference"], inputs["points"], points, heard[:len(lower)],
-                                        inputs["pose"])  # moved to where they are, not where they sound
+            generated, heard = self.lesson(inputs, points, sounds)
             picture = (picture_loss(generated, real, self.weight)
                        + GRADIENT_WEIGHT * gradient_loss(generated, real, self.weight))
-            taught = landmark_loss(self.model.landmarks(heard).float(), torch.cat([landmarks, others]))
+            taught = landmark_loss(heard.float(), torch.cat([landmarks, others]))
             loss = picture + LANDMARK_WEIGHT * taught
             if number >= DISCRIMINATOR_FROM:
                 loss = loss + self.judge(generated[self.mouth], real[self.mouth], rate)
@@ -148,7 +131,7 @@ class Learner:
     def judge(self, generated, real, rate):
         """Let the discriminator learn from a batch of mouths. Returns what the network is to learn from it."""
         self.discriminator.requires_grad_(True)
-        verdict, features = self.discriminator(torch.cat([real, generated.detach()]))
+        verdict, features = self.examined(torch.cat([real, generated.detach()]))
         wanted = [feature[:len(real)].detach() for feature in features]
         descend(self.judging, discriminator_loss(*verdict.float().chunk(2)), rate * DISCRIMINATOR_RATE)
         self.discriminator.requires_grad_(False)
@@ -176,24 +159,32 @@ def scaled(lower):
 
 def train_epoch(learner, dataset, schedule, epoch, args):
     """Train for one epoch, or until time is up. Returns (mean picture loss, pictures per second)."""
-    rng = np.random.default_rng((SEED, epoch))
-    torch.manual_seed(SEED * 100_003 + epoch)
+    rng = np.random.default_rng((SEED, epoch))  # alike in all processes; what is left to chance in the network is not
+    torch.manual_seed(SEED * 100_003 + epoch + together.rank() * 10 ** 9)
     learner.model.train()
     total, pictures, begun = 0.0, 0, time.monotonic()
-    bar = tqdm(total=len(dataset.frames), desc=f"epoch {epoch}", unit="picture", leave=False)
+    bar, last = tqdm(total=len(dataset.frames), desc=f"epoch {epoch}", unit="picture", leave=False), begun
     for batch in dataset.batches(args.batch_size, rng):
-        sounds = dataset.sounds(SOUND_BATCH, rng)
-        loss, norm = learner.step(to(learner.where, batch), to(learner.where, sounds), schedule.step, schedule.rate())
+        mine, sounds = together.share((batch, dataset.sounds(SOUND_BATCH, rng)))
+        loss, norm = learner.step(device.to(learner.where, mine), device.to(learner.where, sounds),
+                                  schedule.step, schedule.rate())
         if not math.isfinite(loss) or not math.isfinite(norm):
             again = train_command(args.data, args.checkpoints)
             raise UserError(f"the loss is {loss}, its gradient {norm} at epoch {epoch}, step {schedule.step}; "
-                            f"the checkpoints are from before it. Run: {again} --resume --lr {schedule.peak / 3:.1g}")
-        schedule.step += 1
-        total, pictures = total + loss * len(batch[1]), pictures + len(batch[1])
+                            f"the checkpoints are from before it. Run: {again} --resume --lr {args.lr / 3:.1g}")
+        total, pictures = total + loss * len(mine[1]), pictures + len(mine[1])
+        now = time.monotonic()
+        schedule.advance((now - last) * (DISCRIMINATOR_TIME if schedule.step < DISCRIMINATOR_FROM else 1))
+        last = now
+        if forecast := schedule.forecast():
+            with bar.external_write_mode():
+                say(forecast)
+        bar.set_postfix_str(f"{schedule.left():.1f} min left in all", refresh=False)
         bar.update(len(batch[1]))
         if schedule.over():
             break
     bar.close()
+    total, pictures = together.total(total, pictures)
     return total / pictures, pictures / (time.monotonic() - begun)
 
 
@@ -207,51 +198,22 @@ def validate(model, dataset, judged, args, where):
     """
     model.eval()
     mouth = heard = 0.0
-    for batch in dataset.batches(args.batch_size):
-        inputs, lower, landmarks, points = to(where, batch)
+    for batch in itertools.islice(dataset.batches(args.batch_size), together.rank(), None, together.count()):
+        inputs, lower, landmarks, points = device.to(where, batch)
         with device.autocast(where):
             sound = model.hear(inputs["mel"])
             generated = model.draw(inputs["reference"], inputs["points"], points, sound, inputs["pose"])
             heard += landmark_loss(model.landmarks(sound).float(), landmarks).item() * len(lower)
         mouth += picture_loss(generated, scaled(lower), judged).item() * len(lower)
-    return mouth / len(dataset.frames), heard / len(dataset.frames)
-
-
-def to(where, value):
-    """Move tensors, in any nesting of tuples and dicts, to a device."""
-    if isinstance(value, dict):
-        return {key: to(where, item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return tuple(to(where, item) for item in value)
-    return value.to(where)
-
-
-def where_the_mouth_is(dataset):
-    """Return (weight, judged, crop) by where the lips of this clip are.
-
-    weight, judged: (84, 168) float32 maps of mean 1, how much each pixel counts. The first, for training, weighs the
-    mouth more; the second, for choosing the best network, only the mouth: collar and light of the held-out part say
-    nothing of how well the mouth is drawn. crop: slices of the 56 rows and 104 columns that the discriminator sees.
-    """
-    lips = dataset.footage.track["lips"][dataset.trained].reshape(-1, 2)
-    h, w = dataset.footage.lower.shape[1:3]
-    middle, spread = lips.mean(axis=0) - (0, h), np.maximum(lips.std(axis=0) * 1.5, w / 42)
-    y, x = np.mgrid[:h, :w]
-    near = np.exp(-0.5 * (((x - middle[0]) / spread[0]) ** 2 + ((y - middle[1]) / spread[1]) ** 2))
-    maps = [torch.from_numpy((weight / weight.mean()).astype(np.float32))
-            for weight in (1 + (MOUTH_WEIGHT - 1) * near, near)]
-    crop = []
-    for centre, size, whole in ((middle[1], h * 2 // 3, h), (middle[0], w * 5 // 8, w)):
-        first = int(np.clip(round(centre - size / 2), 0, whole - size))
-        crop.append(slice(first, first + size // 8 * 8))
-    return *maps, tuple(crop)
+    return tuple(value / len(dataset.frames) for value in together.total(mouth, heard))
 
 
 # ------------------------------------------------------------------------------------------------------
 def begin(args, footage, dataset, where):
     """Return (learner, `judged` of where_the_mouth_is, state): new, or where checkpoints/last.pth stands with --resume.
 
-    state: epoch, step, best, history. Epochs, batch size and rate that args leaves open are filled in.
+    state: epoch, step, best, history, and since: the epoch from which patience counts. Epochs, batch size and rate
+    that args leaves open are filled in.
     """
     folder = Path(args.checkpoints)
     torch.manual_seed(SEED)
@@ -260,6 +222,7 @@ def begin(args, footage, dataset, where):
     if args.resume:
         model, saved = checkpoint.load(folder / "last.pth", train_command(args.data, args.checkpoints))
         settings.update(saved["settings"])
+    more = args.resume and args.epochs
     for key in ("epochs", "batch_size", "lr"):  # what was not asked for stays as it was
         if getattr(args, key) is None:
             setattr(args, key, settings[key])
@@ -271,7 +234,8 @@ def begin(args, footage, dataset, where):
             getattr(model, name).copy_(value)
         state = {"epoch": 0, "step": 0, "best": math.inf, "history": []}
         finished = (folder / "best.pth").exists()  # else it ended within its first epoch: nothing to keep
-        kept = [name for name in ("last", "best") if finished and (folder / f"{name}.pth").exists()]
+        kept = [name for name in ("last", "best")
+                if finished and not together.rank() and (folder / f"{name}.pth").exists()]
         for name in kept:
             os.replace(folder / f"{name}.pth", folder / f"{name}.old.pth")
         if kept:
@@ -285,7 +249,7 @@ def begin(args, footage, dataset, where):
         batches = saved["scheduler"]["step"] * settings["batch_size"]
         state = {"epoch": saved["epoch"], "step": round(batches / args.batch_size), "best": saved["best"],
                  "history": saved["history"]}
-    weight, judged, crop = where_the_mouth_is(dataset)
+    weight, judged, crop = where_the_mouth_is(dataset, MOUTH_WEIGHT)
     learner = Learner(model, weight, crop, where)
     if args.resume:
         try:
@@ -293,6 +257,7 @@ def begin(args, footage, dataset, where):
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{folder}/last.pth holds no training to go on with ({type(error).__name__}: {error}); "
                             f"run: {train_command(args.data, args.checkpoints)}") from error
+    state["since"] = state["epoch"] if more else 0
     return learner, judged.to(where), state
 
 
@@ -307,68 +272,96 @@ def pack_up(learner, state, args, footage):
 
 
 def main():
-    args = parse_args()
-    where = device.resolve(args.device)
-    folder = Path(args.checkpoints)
+    with together.joined() as number:
+        args = parse_args()
+        footage, where, state = train(args)
+    if number:
+        return
+
+    # 5. does its mouth follow the sound?
+    best, _ = checkpoint.load(Path(args.checkpoints) / "best.pth")
+    say(evaluate.brief(footage, best.to(where, memory_format=torch.channels_last), where))
+    say(f"lowest held-out figure {state['best']:.4f}; look at {args.checkpoints}/preview.png; "
+        "next: python inference.py" + console.option("data", args.data, "data")
+        + console.option("checkpoint", Path(args.checkpoints) / "best.pth", "checkpoints/best.pth"))
+
+
+def train(args):
+    """Train, alone or as one of several processes. Returns (footage, where, state)."""
+    where, folder = device.resolve(args.device), Path(args.checkpoints)
 
     # 1. the data: its training part and its held-out part
-    footage = Footage(args.data)
+    with together.first_alone():
+        footage = Footage(args.data)
     trained, held = LipDataset(footage, train=True), LipDataset(footage, train=False)
     held.frames = thin(held.frames, VALIDATE_MOST)
     say(f"{len(trained.frames)} frames to train on, {len(held.frames)} held out")
 
-    with console.writing(folder):
+    with contextlib.nullcontext() if together.rank() else console.writing(folder):
         # 2. the network, new or resumed
         learner, judged, state = begin(args, footage, trained, where)
         if state["epoch"] >= args.epochs:
             raise UserError(f"{folder}/last.pth has been trained for {state['epoch']} epochs already; "
                             f"run: {train_command(args.data, args.checkpoints)} --resume --epochs {2 * state['epoch']}")
-        if not state["epoch"]:
+        if not state["epoch"] and not together.rank():
             checkpoint.save(folder / "last.pth", pack_up(learner, state, args, footage))
-        steps = math.ceil(len(trained.frames) / args.batch_size)
         begun = time.monotonic()
         validate(learner.averaged, held, judged, args, where)  # a first look: how long will the last one take?
-        reserve = 1.5 * (time.monotonic() - begun) + 8  # s: imports, saving, plot
-        schedule = Schedule(args.epochs * steps, state["step"], args.lr, args.max_minutes, reserve)
+        schedule = Schedule(args.epochs, math.ceil(len(trained.frames) / args.batch_size), state["step"],
+                            (args.lr, FINAL_LR), WARMUP_STEPS, START, args.max_minutes, time.monotonic() - begun)
 
         # 3. epoch after epoch: train, look at the held-out part, save
         while state["epoch"] < args.epochs and not (schedule.over() and state["history"]):
             begun = time.monotonic()
             epoch = state["epoch"] + 1
-            train, speed = train_epoch(learner, trained, schedule, epoch, args)
+            loss, speed = train_epoch(learner, trained, schedule, epoch, args)
             held_out, heard = validate(learner.averaged, held, judged, args, where)
             state.update(epoch=epoch, step=schedule.step)
             state["history"].append({
-                "epoch": epoch, "train": train, "held_out": held_out, "heard": heard, "lr": schedule.rate(),
+                "epoch": epoch, "train": loss, "held_out": held_out, "heard": heard, "lr": schedule.rate(),
                 "pictures_per_s": round(speed, 1), "seconds": round(time.monotonic() - begun, 1)})
-            best = held_out < state["best"] * (1 + TOLERANCE)
-            state["best"] = min(held_out, state["best"])
-            content = pack_up(learner, state, args, footage)
-            if best:  # last.pth comes last: a run killed in between repeats the epoch and loses nothing
-                checkpoint.save(folder / "best.pth", {**content, "learner": {}})
-            report.preview(folder / "preview.png", learner.averaged, held, where)
-            report.log(folder, state["history"])
-            checkpoint.save(folder / "last.pth", content)
-            say(line(state, schedule, args, time.monotonic() - begun, best))
-
-    # 4. does its mouth follow the sound?
-    best, _ = checkpoint.load(folder / "best.pth")
-    say(evaluate.brief(footage, best.to(where, memory_format=torch.channels_last), where))
-    say(f"lowest held-out figure {state['best']:.4f}; look at {folder}/preview.png; next: python inference.py"
-        + console.option("data", args.data, "data")
-        + console.option("checkpoint", folder / "best.pth", "checkpoints/best.pth"))
+            news = come_to_an_end(state, schedule, args)
+            if not together.rank():
+                best = keep(learner, state, args, footage, held)
+                say(line(state, schedule, best) + news)
+            schedule.update()
+    return footage, where, state
 
 
-def line(state, schedule, args, seconds, best):
+def come_to_an_end(state, schedule, args):
+    """Bring the end nearer if the held-out figure no longer falls. Returns what to say of it, or nothing.
+
+    Stopping at once would keep a network of a high rate, whose lips are blurred: the cosine is cut short instead, and
+    falls over the last epochs.
+    """
+    patience, cooldown = (max(3, math.ceil(steps / schedule.steps)) for steps in (PATIENCE, COOLDOWN))
+    if args.epochs - state["epoch"] <= cooldown or not stalled(state["history"][state["since"]:], patience):
+        return ""
+    args.epochs = schedule.epochs = state["epoch"] + cooldown
+    return f"\nheld-out no lower for {patience} epochs: the rate is brought down now, the last epoch is {args.epochs}"
+
+
+def keep(learner, state, args, footage, held):
+    """Write what an epoch has brought, and state["best"]. Returns True if it is the new best.pth."""
+    folder = Path(args.checkpoints)
+    best = state["history"][-1]["held_out"] < state["best"] * (1 + TOLERANCE)
+    state["best"] = min(state["history"][-1]["held_out"], state["best"])
+    content = pack_up(learner, state, args, footage)
+    if best:  # last.pth comes last: a run killed in between repeats the epoch and loses nothing
+        checkpoint.save(folder / "best.pth", {**content, "learner": {}})
+    report.preview(folder / "preview.png", learner.averaged, held, learner.where)
+    report.log(folder, state["history"])
+    checkpoint.save(folder / "last.pth", content)
+    return best
+
+
+def line(state, schedule, best):
     """Return the line of an epoch."""
     row = state["history"][-1]
-    left = (args.epochs - state["epoch"]) * seconds
-    if args.max_minutes:
-        left = min(left, max(0.0, args.max_minutes * 60 - (time.monotonic() - START)))
     over = schedule.over()
-    return (f"epoch {row['epoch']:3d}{'' if over else f'/{args.epochs}'}  train {row['train']:.4f}  "
+    return (f"epoch {row['epoch']:3d}{'' if over else f'/{schedule.epochs}'}  train {row['train']:.4f}  "
             f"held-out {row['held_out']:.4f}{'*' if best else ' '} heard {row['heard']:.3f}  lr {row['lr']:.1e}  "
-            f"{row['pictures_per_s']:.0f} pictures/s  {'done' if over else f'{left / 60:.1f} min left'}")
+            f"{row['pictures_per_s']:.0f} pictures/s  {'done' if over else f'{schedule.left():.1f} min left'}")
 
 
 def parse_args():
@@ -389,4 +382,4 @@ def parse_args():
 
 if __name__ == "__main__":
     again = [sys.argv[0], *(word for word in sys.argv[1:] if word != "--resume"), "--resume"]
-    console.run(main, f"; go on with: python {shlex.join(again)}")
+    console.run(main, f"; go on with: {together.launcher()} {shlex.join(again)}")

@@ -157,6 +157,21 @@ class LipUNet(nn.Module):
         return picture
 
 
+class Lesson(nn.Module):
+    """What the network does in a step, as one module: what averages gradients over processes wants a forward()."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs, points, sounds):
+        """Return the generated lowers (B, 3, 84, 168), and the landmarks (B + S, 130) heard in them and in `sounds`."""
+        heard = self.model.hear(torch.cat([inputs["mel"], sounds]))  # in one go: what else is heard is cheap
+        generated = self.model.draw(inputs["reference"], inputs["points"], points, heard[:len(points)],
+                                    inputs["pose"])  # moved to where they are, not where they sound
+        return generated, self.model.landmarks(heard)
+
+
 def grow(x, like):
     """Enlarge x to the height and width of `like`, which need not be the double."""
     return F.interpolate(x, size=like.shape[2:], mode="nearest")

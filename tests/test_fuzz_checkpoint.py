@@ -14,8 +14,9 @@ from models.unet import LipUNet
 from test_fuzz import fuzz, outcome
 from utils import checkpoint, report
 from utils.console import UserError
-from utils.dataset import Footage, LipDataset
+from utils.dataset import Footage, LipDataset, where_the_mouth_is
 from utils.generate import lowers
+from utils.schedule import Schedule
 
 CPU = torch.device("cpu")
 ROW = {"epoch": 1, "train": 0.04, "held_out": 0.03, "heard": 0.2, "lr": 1e-3, "pictures_per_s": 30.0, "seconds": 9.0}
@@ -34,7 +35,7 @@ def trained(prepared, tmp_path_factory):
     """A folder with last.pth and best.pth of a small network after one step."""
     footage, dataset = prepared
     torch.manual_seed(0)
-    weight, _, crop = train.where_the_mouth_is(dataset)
+    weight, _, crop = where_the_mouth_is(dataset, train.MOUTH_WEIGHT)
     learner = train.Learner(LipUNet(channels=(8, 8, 8, 8), audio_width=8), weight, crop, CPU)
     rng = np.random.default_rng(0)
     learner.step(next(dataset.batches(2, rng)), dataset.sounds(2, rng), train.DISCRIMINATOR_FROM, 1e-3)
@@ -70,8 +71,8 @@ def resume(folder, prepared):
     footage, dataset = prepared
     args = arguments(folder)
     learner, _, state = train.begin(args, footage, dataset, CPU)
-    schedule = train.Schedule(args.epochs * math.ceil(len(dataset.frames) / args.batch_size), state["step"], args.lr,
-                              None, 0)
+    schedule = Schedule(args.epochs, math.ceil(len(dataset.frames) / args.batch_size), state["step"],
+                        (args.lr, train.FINAL_LR), train.WARMUP_STEPS)
     assert 0 <= schedule.rate() < math.inf
     for optimizer in (learner.optimizer, learner.judging):  # a step with what was kept, without the long way there
         for parameter in optimizer.param_groups[0]["params"]:

@@ -21,6 +21,7 @@ RUN_BY = {
     "python train.py": "test_train with a number of epochs",
     "python train.py --max-minutes 10": "test_train.test_max_minutes_ends_in_time_with_the_rate_down",
     "python train.py --max-minutes 30": "the same with fewer",
+    "torchrun --nproc_per_node=2 train.py": "test_together.test_two_processes_are_as_good_as_one",
     "python train.py --resume": "test_train.test_killed_at_a_random_moment_it_resumes",
     "python train.py --lr 0.0003": "test_train.test_a_new_training_keeps_the_old_one with another rate",
     "python inference.py": "test_chain.test_first_run_of_a_newcomer",
@@ -41,7 +42,7 @@ def commands(text):
     """Return the commands of a README: lines of bash blocks, and inline code that begins like a command."""
     blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
     inline = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
-    starts = ("python ", "pip ", "bash ")
+    starts = ("python ", "pip ", "bash ", "torchrun ")
     return [line for block in blocks for line in block.splitlines() if line] + \
         [code for code in inline if code.startswith(starts)]
 

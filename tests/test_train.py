@@ -17,7 +17,8 @@ import train
 from models.unet import LipUNet
 from utils import checkpoint
 from utils.console import UserError
-from utils.dataset import Footage, LipDataset
+from utils.dataset import Footage, LipDataset, where_the_mouth_is
+from utils.schedule import Schedule
 
 ROOT = Path(__file__).parent.parent
 
@@ -113,10 +114,12 @@ def test_max_minutes_ends_in_time_with_the_rate_down(run):
 
 
 def test_learning_rate_warms_up_peaks_and_ends_low():
-    schedule = train.Schedule(10_000, 0, 1e-3, None, 0)
+    schedule = Schedule(10, 1000, 0, (1e-3, train.FINAL_LR), train.WARMUP_STEPS)
     rates = []
-    for schedule.step in range(10_000):
+    while not schedule.over():
         rates.append(schedule.rate())
+        schedule.advance(0.1)
+    assert len(rates) == 10_000
     assert rates[0] <= 1e-5
     assert max(rates) == pytest.approx(1e-3, rel=0.01)
     assert rates[-1] == pytest.approx(train.FINAL_LR, rel=0.1)
@@ -182,7 +185,7 @@ def test_the_discriminator_waits_and_the_average_follows(tiny_data, monkeypatch)
     monkeypatch.setattr(train, "DISCRIMINATOR_FROM", 1)
     torch.manual_seed(0)
     dataset, rng = LipDataset(Footage(tiny_data), train=True), np.random.default_rng(0)
-    weight, _, crop = train.where_the_mouth_is(dataset)
+    weight, _, crop = where_the_mouth_is(dataset, train.MOUTH_WEIGHT)
     learner = train.Learner(LipUNet(), weight, crop, torch.device("cpu"))
     batch, sounds = next(dataset.batches(4, rng)), dataset.sounds(8, rng)
     judge, old = learner.discriminator.verdict.bias, learner.model.paint.weight.detach().clone()
@@ -201,7 +204,7 @@ def test_the_mouth_is_found_where_the_lips_are(tiny_data):
     lips = dataset.footage.track["lips"]
     for move in (0, -40, 40):
         dataset.footage.track["lips"] = lips + move
-        weight, judged, (rows, columns) = train.where_the_mouth_is(dataset)
+        weight, judged, (rows, columns) = where_the_mouth_is(dataset, train.MOUTH_WEIGHT)
         assert weight.mean() == pytest.approx(1) and judged.mean() == pytest.approx(1)
         assert (rows.stop - rows.start, columns.stop - columns.start) == (56, 104)
         assert rows.start >= 0 and rows.stop <= 84 and columns.start >= 0 and columns.stop <= 168

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from utils.device import autocast
+from utils import device
 
 
 def pingpong(count, frames, start=0):
@@ -21,8 +21,7 @@ def lowers(model, footage, references, order, hear, where, batch_size=16):
     """
     for first in range(0, len(order), batch_size):
         moments = np.arange(first, min(first + batch_size, len(order)))
-        inputs = footage.inputs(order[moments], hear(moments), references)
-        inputs = {key: value.to(where) for key, value in inputs.items()}
-        with autocast(where):
+        inputs = device.to(where, footage.inputs(order[moments], hear(moments), references))
+        with device.autocast(where):
             pictures, _ = model(**inputs)
         yield from (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
