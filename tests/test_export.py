@@ -110,6 +110,7 @@ def test_solve_is_as_good_as_linear_algebra(spread):
 
 
 @pytest.mark.slow
+@torch.inference_mode()
 def test_the_file_draws_what_pytorch_draws(model, run, tiny_data, capsys):
     """With other batch sizes than it was exported and checked with, of a real clip."""
     pytest.importorskip("onnxscript")
