@@ -191,9 +191,9 @@ def carry(belong, points, h, w):
         ridge = RIDGE * torch.eye(belong.shape[1], device=belong.device)
         step = ((points - belong[:, None]) * (10 / w)).transpose(1, 2).flatten(2)         # (B, L, 2R)
         weight = torch.linalg.solve(near(belong, belong, w) + ridge, step)                  # (B, L, 2R)
-        flow = near(place.expand(len(belong), -1, -1), belong, w) @ weight                  # (B, P, 2R)
+        flow = near(place.expand(belong.shape[0], -1, -1), belong, w) @ weight          # (B, P, 2R)
     flow = flow.transpose(1, 2).reshape(-1, 2, rows, columns)
-    return F.interpolate(flow, (h, w), mode="bilinear").unflatten(0, points.shape[:2])  # (B, R, 2, h, w)
+    return F.interpolate(flow, (h, w), mode="bilinear").unflatten(0, (-1, points.shape[1]))  # (B, R, 2, h, w)
 
 
 def near(a, b, width):

@@ -31,6 +31,8 @@ RUN_BY = {
     "python -m utils.evaluate --against ANOTHER_VIDEO": "test_chain.test_evaluate_prints_its_table",
     "python -m utils.evaluate --voices AUDIO": "the same",
     "python -m utils.benchmark": "test_benchmark",
+    "python -m utils.export": "test_export",
+    "pip install onnxscript onnxruntime": "tests/requirements.txt, .ci/run",
     "pip install hama": "tests/requirements.txt, .ci/run",
     "python -m pytest -m slow": ".ci/run",
     "bash .ci/run": "itself",
