@@ -83,7 +83,9 @@ def test_speech_longer_than_the_footage_runs_it_forward_and_back(tiny_data, trai
     assert printed == f"{output}\n"
     assert sum(1 for _ in media.read_frames(output)) == 175
     made = contract.read_json(Path(tiny_data) / "pred" / "long speech" / "meta.json", "")
-    assert made["source_frames"][145:155] == [145, 146, 147, 148, 149, 148, 147, 146, 145, 144]
+    order, turn = np.array(made["source_frames"]), max(made["source_frames"])
+    assert 125 <= turn < 150 and (order[:turn + 1] == np.arange(turn + 1)).all()
+    assert (order[turn:] == np.arange(turn, turn - len(order) + turn, -1)).all()
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def predicted(tiny_data, copy, speech, **meta):
     folder = data / "pred" / "speech"
     folder.mkdir(parents=True)
     contract.write_json(folder / "meta.json", {"frames": 1, "source_frames": [0], "sound": str(speech), **meta})
-    contract.write_json(data / "pred" / "last.json", {"speech": "speech"})
+    contract.write_json(data / "pred" / "last.json", {"speeches": ["speech"]})
     return data
 
 

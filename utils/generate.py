@@ -3,13 +3,36 @@
 import numpy as np
 import torch
 
+from utils.contract import FPS
 from utils.device import autocast
+from utils.face import shot_bounds
+
+SHORT = FPS // 2            # frames
+
+def turns(track):
+    """Return (low, high): the frames at which footage that runs forward and back turns, in its first and last second.
+
+    A turn throws the head back the way it came, so it is where the face moves least. A shot that was cut to less than
+    SHORT before is not turned in: it would only flash up.
+    """
+    valid, points = track["valid"], track["landmarks"][..., :2]
+    step = np.linalg.norm(np.diff(points, axis=0), axis=-1).mean(axis=1)  # (N - 1,) source pixels
+    motion = np.pad(step, (1, 0), mode="edge") + np.pad(step, (0, 1), mode="edge")
+    (first, last), i = shot_bounds(track["cuts"], len(valid)).T, np.arange(len(valid))
+    near = min(FPS, len(valid) // 4)
+    low, high = (np.where(valid & (since >= SHORT), motion, np.inf) for since in (last - 1 - i, i - first))
+    return int(low[:near].argmin()), len(valid) - near + int(high[-near:].argmin())
 
 
-def pingpong(count, frames, start=0):
-    """Return `count` source frame numbers that run forward and back over 0..frames-1, turning without a jump."""
-    period = np.concatenate([np.arange(frames), np.arange(frames - 2, 0, -1)])
-    return period[(start + np.arange(count)) % len(period)]
+def pingpong(count, frames, start=0, low=0, high=None):
+    """Return `count` source frame numbers that rise from `start` on and, if there are too few, turn at `high`, then
+    at `low`, and so on: always by one, and neither end twice in a row."""
+    if start + count <= frames:
+        return start + np.arange(count)
+    high = frames - 1 if high is None else high
+    there = np.arange(start, high, 1 if start < high else -1)
+    round_trip = np.concatenate([np.arange(high, low, -1), np.arange(low, high)])
+    return np.concatenate([there, np.resize(round_trip, max(0, count - len(there)))])[:count]
 
 
 @torch.inference_mode()

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+from collections import deque
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 
 import av
@@ -164,8 +166,13 @@ def read_frames(path, start=0, stop=None, losses=None):
     ones repeat some, variable frame rates keep their timing. `stop` None reads to the end; beyond the end the last
     picture is repeated. What was damaged is added to `losses` (Losses). Raises UserError if there is no video.
     """
-    losses = Losses() if losses is None else losses
-    origin = _first_picture_time(path)
+    for k, frame in _numbered(path, _first_picture_time(path), start, stop, Losses() if losses is None else losses):
+        if k >= start:
+            yield frame
+
+
+def _numbered(path, origin, start, stop, losses):
+    """Yield (k, Frame) from the key frame at or before frame `start` to stop-1. origin: of _first_picture_time."""
     jump = origin + start / FPS if start > 2 * FPS else None
     pictures = _pictures(path, jump, losses)
     first = next(pictures, None)
@@ -174,16 +181,17 @@ def read_frames(path, start=0, stop=None, losses=None):
         first = next(pictures, None)
     if first is None:
         return
-    k, (_, end, shown), turns = start, first, _turns_of(first[2])
+    time, end, shown = first
+    k, turns = min(start, max(0, ceil((time - origin - EARLY) * FPS))), _turns_of(shown)
     for time, until, picture in pictures:
         while k / FPS + EARLY < time - origin and (stop is None or k < stop):
-            yield Frame(shown, turns)
+            yield k, Frame(shown, turns)
             k += 1
         if stop is not None and k >= stop:
             return
         shown, end = picture, until
-    for _ in range(k, round((end - origin) * FPS) if stop is None else stop):  # the last one stays its time
-        yield Frame(shown, turns)
+    for k in range(k, round((end - origin) * FPS) if stop is None else stop):  # noqa: B020 the last one stays its time
+        yield k, Frame(shown, turns)
     losses.seconds = max(0.0, probe(path)["seconds"] - (end - origin))
 
 
@@ -226,23 +234,33 @@ def _first_picture_time(path):
 
 
 def read_order(path, order):
-    """Yield the frames whose numbers `order` lists: runs that rise or fall by one, as ping-pong footage does.
-
-    Falling runs are decoded in pieces that fit in REVERSE_BYTES, so memory stays flat however long they are.
-    """
+    """Yield the frames whose numbers `order` lists: runs that rise or fall by one, as ping-pong footage does."""
     order = np.asarray(order)
     turns = np.flatnonzero(np.diff(order[1:]) != np.diff(order[:-1])) + 2 if len(order) > 2 else []
     for run in np.split(order, turns):
-        if len(run) < 2 or run[1] > run[0]:
-            yield from read_frames(path, int(run[0]), int(run[-1]) + 1)
-            continue
-        high, low = int(run[0]), int(run[-1])
-        first = next(read_frames(path, high, high + 1))
-        piece = max(1, REVERSE_BYTES // max(1, first.picture.width * first.picture.height * 3 // 2))
-        while high >= low:
-            bottom = max(low, high - piece + 1)
-            yield from reversed(list(read_frames(path, bottom, high + 1)))
-            high = bottom - 1
+        first, last = int(run[0]), int(run[-1])
+        yield from read_frames(path, first, last + 1) if first <= last else _backwards(path, first, last)
+
+
+def _backwards(path, high, low):
+    """Yield the frames from `high` down to `low`, decoded in pieces.
+
+    A piece is all from a key frame on, decoded once, or the last part of that if it takes more than REVERSE_BYTES:
+    memory stays flat however far apart key frames are.
+    """
+    origin = _first_picture_time(path)
+    while high >= low:
+        held = deque()
+        for k, frame in _numbered(path, origin, high, high + 1, Losses()):
+            if len(held) * frame.picture.width * frame.picture.height * 3 // 2 >= REVERSE_BYTES:
+                held.popleft()
+            if k >= low:
+                held.append(frame)
+        if not held:
+            return
+        high -= len(held)
+        while held:
+            yield held.pop()
 
 
 def read_sound(path, rate, channels=1, video_start=False, losses=None):
@@ -324,8 +342,9 @@ class VideoWriter:
 
     def write(self, planes):
         """Add one picture: three uint8 planes y (H, W), u, v (H/2, W/2); and the sound up to its end."""
-        packed = np.concatenate([plane.reshape(-1) for plane in planes]).reshape(-1, self.video.width)
-        picture = av.VideoFrame.from_ndarray(packed, format="yuv420p")
+        picture = av.VideoFrame(self.video.width, self.video.height, "yuv420p")
+        for samples, plane in zip(planes, picture.planes, strict=True):
+            np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:plane.height, :plane.width] = samples
         if self.like is not None:
             picture.colorspace, picture.color_range = self.like.colorspace, self.like.color_range
         picture.pts, picture.time_base = self.count, Fraction(1, FPS)
