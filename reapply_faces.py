@@ -105,7 +105,7 @@ def check_length(path, frames):
     """Raise UserError unless the sound of a file lasts as long as so many pictures."""
     sound, expected = media.read_sound(path, 1000), frames / contract.FPS  # at 1 kHz an hour of it is small
     found = 0 if sound is None else len(sound) / 1000
-    if abs(found - expected) > (SAME_LENGTH + 0.5) / contract.FPS:
+    if not found or abs(found - expected) > (SAME_LENGTH + 0.5) / contract.FPS:
         raise UserError(f"--sound {path} lasts {found:.2f} s, but the speech that drove the mouth {expected:.2f} s; "
                         "export both from the same start to the same end, and run the same command again")
 
