@@ -1,6 +1,7 @@
 """Video and sound, in and out: 25 pictures a second by presentation time, sound in step, damage survived."""
 
 import functools
+import gc
 import struct
 import weakref
 from fractions import Fraction
@@ -108,6 +109,18 @@ def test_footage_that_runs_backwards_is_held_in_pieces(long_video, monkeypatch):
     monkeypatch.setattr(media, "REVERSE_BYTES", 5 * 64 * 48 * 3 // 2)
     assert numbers(media.read_order(long_video, range(160, 100, -1))) == list(range(160, 100, -1))
     assert max(most) <= 5 + 2
+
+
+def test_no_decoder_keeps_its_memory_after_a_run(long_video):
+    """Without the garbage collector's help no picture of the twelve runs stays but one of the first look."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+        assert sum(1 for _ in media.read_order(long_video, [*range(10), *range(8, 0, -1)] * 6)) == 108
+        assert sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects()) <= before + 1
+    finally:
+        gc.enable()
 
 
 def test_what_lies_between_key_frames_is_decoded_once_if_it_fits(long_video, monkeypatch):

@@ -166,13 +166,14 @@ def read_frames(path, start=0, stop=None, losses=None):
     ones repeat some, variable frame rates keep their timing. `stop` None reads to the end; beyond the end the last
     picture is repeated. What was damaged is added to `losses` (Losses). Raises UserError if there is no video.
     """
-    for k, frame in _numbered(path, _first_picture_time(path), start, stop, Losses() if losses is None else losses):
+    for k, frame in _numbered(path, _beginning(path), start, stop, Losses() if losses is None else losses):
         if k >= start:
             yield frame
 
 
-def _numbered(path, origin, start, stop, losses):
-    """Yield (k, Frame) from the key frame at or before frame `start` to stop-1. origin: of _first_picture_time."""
+def _numbered(path, beginning, start, stop, losses):
+    """Yield (k, Frame) from the key frame at or before frame `start` to stop-1. beginning: see _beginning."""
+    origin, turns = beginning
     jump = origin + start / FPS if start > 2 * FPS else None
     pictures = _pictures(path, jump, losses)
     first = next(pictures, None)
@@ -182,7 +183,7 @@ def _numbered(path, origin, start, stop, losses):
     if first is None:
         return
     time, end, shown = first
-    k, turns = min(start, max(0, ceil((time - origin - EARLY) * FPS))), _turns_of(shown)
+    k = min(start, max(0, ceil((time - origin - EARLY) * FPS)))
     for time, until, picture in pictures:
         while k / FPS + EARLY < time - origin and (stop is None or k < stop):
             yield k, Frame(shown, turns)
@@ -196,9 +197,8 @@ def _numbered(path, origin, start, stop, losses):
 
 
 def _turns_of(picture):
-    """Return by how many quarter turns counterclockwise a picture has to be turned, and whether it is flipped upside
-    down first. Asked once a video: a picture and its side data hold each other, and memory fills until Python's
-    garbage collector happens to come."""
+    """Return how many quarter turns counterclockwise stand a picture upright, and whether it is flipped before. Asked of
+    a decoder of its own: it and its side data hold each other, and the decoder's memory until garbage is collected."""
     matrix = picture.side_data.get(SideData.DISPLAYMATRIX)
     a, b, _, c, d = (1, 0, 0, 0, 1) if matrix is None else np.frombuffer(matrix, np.int32)[:5].tolist()
     return round(picture.rotation / 90) % 4, a * d < b * c
@@ -221,15 +221,15 @@ def _pictures(path, jump, losses):
             yield time, end, picture
 
 
-def _first_picture_time(path):
-    """Return when the first picture is shown, in seconds; UserError if there is none."""
+def _beginning(path):
+    """Return (when the first picture is shown, in seconds, _turns_of it); UserError if there is none."""
     with _open(path) as container:
         stream = _stream(container, "video")
         if stream is None:
             raise UserError(f"{path} has no picture that can be read; expected a video of one person's face. "
                             "Name another file and run again")
-        for time, _, _ in _timed(container, stream, Losses()):
-            return time
+        for time, _, picture in _timed(container, stream, Losses()):
+            return time, _turns_of(picture)
     raise UserError(f"no picture of {path} can be decoded; copy it anew or convert it to mp4, and run again")
 
 
@@ -237,21 +237,24 @@ def read_order(path, order):
     """Yield the frames whose numbers `order` lists: runs that rise or fall by one, as ping-pong footage does."""
     order = np.asarray(order)
     turns = np.flatnonzero(np.diff(order[1:]) != np.diff(order[:-1])) + 2 if len(order) > 2 else []
+    beginning = _beginning(path)
     for run in np.split(order, turns):
         first, last = int(run[0]), int(run[-1])
-        yield from read_frames(path, first, last + 1) if first <= last else _backwards(path, first, last)
+        if first > last:
+            yield from _backwards(path, beginning, first, last)
+        else:
+            yield from (frame for k, frame in _numbered(path, beginning, first, last + 1, Losses()) if k >= first)
 
 
-def _backwards(path, high, low):
+def _backwards(path, beginning, high, low):
     """Yield the frames from `high` down to `low`, decoded in pieces.
 
     A piece is all from a key frame on, decoded once, or the last part of that if it takes more than REVERSE_BYTES:
     memory stays flat however far apart key frames are.
     """
-    origin = _first_picture_time(path)
     while high >= low:
         held = deque()
-        for k, frame in _numbered(path, origin, high, high + 1, Losses()):
+        for k, frame in _numbered(path, beginning, high, high + 1, Losses()):
             if len(held) * frame.picture.width * frame.picture.height * 3 // 2 >= REVERSE_BYTES:
                 held.popleft()
             if k >= low:
@@ -278,7 +281,7 @@ def read_sound(path, rate, channels=1, video_start=False, losses=None):
     if len(samples) - end < PACKET * rate:  # the last packet of AAC is filled up with silence
         samples = samples[:end]
     if video_start and started:
-        offset = round((started[0] - _first_picture_time(path)) * rate)
+        offset = round((started[0] - _beginning(path)[0]) * rate)
         samples = samples[-offset:] if offset < 0 else np.pad(samples, ((offset, 0), (0, 0)))
     return samples
 

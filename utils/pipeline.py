@@ -8,7 +8,7 @@ def ahead(items, depth=2):
     """Yield what `items` yields, made by a thread that is at most `depth` items ahead.
 
     Decoding, encoding, numpy, OpenCV and the network let other threads run meanwhile. What `items` raises is raised
-    here. However this ends, the item under way is waited for, then `items` is closed and the thread is gone.
+    here. However this ends, the item under way is waited for, and the thread is gone.
     """
     items, end = iter(items), object()
     with ThreadPoolExecutor(1) as thread:
@@ -20,5 +20,3 @@ def ahead(items, depth=2):
         finally:
             for later in waiting:
                 later.cancel()
-            if hasattr(items, "close"):
-                thread.submit(items.close)
