@@ -197,8 +197,8 @@ def _numbered(path, beginning, start, stop, losses):
 
 
 def _turns_of(picture):
-    """Return how many quarter turns counterclockwise stand a picture upright, and whether it is flipped before. Asked of
-    a decoder of its own: it and its side data hold each other, and the decoder's memory until garbage is collected."""
+    """Return how many quarter turns counterclockwise stand a picture upright, and whether it is flipped first. Asked
+    of a decoder of its own: it and its side data hold each other, and that decoder's memory, until garbage goes."""
     matrix = picture.side_data.get(SideData.DISPLAYMATRIX)
     a, b, _, c, d = (1, 0, 0, 0, 1) if matrix is None else np.frombuffer(matrix, np.int32)[:5].tolist()
     return round(picture.rotation / 90) % 4, a * d < b * c
