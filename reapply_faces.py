@@ -2,16 +2,22 @@
 
 Reads   data/pred/                what the last inference.py on this data wrote
         data/                     from preprocess.py, and the source video it names
-Writes  data/result/<clip>--<speech>.mp4   source size, 25 fps, H.264 + AAC, the original speech file's sound
+Writes  data/result/<clip>--<speech>.mp4   source size, 25 fps, H.264 + AAC, the original speech file's sound; one for
+                                           each speech of that run
 
-Only the region around mouth, jaw and chin changes, with a soft edge and its colour matched to the frame. The path
-of the video is the last line on standard output.
+Only the region around mouth, jaw and chin changes, with a soft edge and its colour matched to the frame. The paths
+of the videos are the last lines on standard output.
 
-Run     python reapply_faces.py [--data data] [--output PATH]
+--sound    another file is heard than the one that drove the mouth, of the same length: the voice drove, and the full
+           mix of voice, music and noises is heard
+--preview  only the first seconds, source and result side by side: data/result/<clip>--<speech>.preview.mp4
+
+Run     python reapply_faces.py [--data data] [--preview SECONDS] [--sound FILE] [--output PATH]
 """
 
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from utils import console, contract, media, pixels
@@ -19,13 +25,18 @@ from utils.console import UserError, say
 from utils.detail import Detail
 from utils.face import CARRIED
 from utils.paste import Paster
+from utils.pipeline import ahead
 
 # ------------------------------------------------------------------------------------------------------
 CRF = 18                # quality of the H.264: lower is better and larger, 18 looks like the source
 PRESET = "veryfast"     # of libx264: slower presets make smaller files
+SAME_LENGTH = 2         # frames by which the sound of --sound may be longer or shorter than the speech
 # ------------------------------------------------------------------------------------------------------
 
-LAST = {"speech": lambda name: contract.text(name) and name == Path(name).name != ".."}  # a folder in pred/, not beyond
+
+def named(names):
+    """True for what last.json holds: a list of names of folders in pred/, not beyond."""
+    return type(names) is list and names and all(contract.text(n) and n == Path(n).name != ".." for n in names)
 
 
 def remedy(data):
@@ -33,29 +44,33 @@ def remedy(data):
     return f"run: python inference.py AUDIO{console.option('data', data, 'data')}"
 
 
-def read_prediction(data, meta):
-    """Return (folder, its meta.json) of the newest prediction, checked against the data.
+def read_predictions(data, meta):
+    """Return [(folder, its meta.json), ...] of what the last inference.py made, checked against the data.
 
-    Raises UserError if there is none, it is unfinished or it was made from other data.
+    Raises UserError if there is none, one is unfinished or was made from other data.
     """
     again = remedy(data)
     pred = Path(data) / "pred"
     if not (pred / "last.json").is_file():
         raise UserError(f"{pred} holds no generated faces; {again}")
     last = contract.read_json(pred / "last.json", again)
-    contract.check(last, LAST, f"{pred}/last.json", again)
-    folder = pred / last["speech"]
+    contract.check(last, {"speeches": named}, f"{pred}/last.json", again)
+    return [(pred / name, read_prediction(pred / name, meta, again)) for name in last["speeches"]]
+
+
+def read_prediction(folder, meta, again):
+    """Return the meta.json of a prediction, checked as above."""
     made = contract.read_json(folder / "meta.json", again)
     known = contract.whole(0, meta["frames"] - 1)
     contract.check(made, {"source_frames": lambda order: type(order) is list and order and all(map(known, order)),
                           "sound": contract.text}, f"{folder}/meta.json", again)
     if made.get("data_id") != meta["id"]:
-        raise UserError(f"{folder} was made from other data than {data} now holds; {again}")
+        raise UserError(f"{folder} was made from other data than {folder.parent.parent} now holds; {again}")
     if not contract.is_file(made["sound"]):
         raise UserError(f"the speech {made['sound']} is gone; put it back or {again}")
     if contract.source_identity(made["sound"])["sha256"] != made.get("sound_sha256"):
         raise UserError(f"{made['sound']} has changed since {folder} was made from it; {again}")
-    return folder, made
+    return made
 
 
 def read_lower(folder, j, again):
@@ -77,6 +92,67 @@ def open_sound(path, again):
     return media.sound_blocks(path, rate, channels), rate, channels
 
 
+def lasting(blocks, samples, channels):
+    """Yield blocks of sound, cut or led on by silence to exactly `samples`."""
+    for block in blocks:
+        yield block[:samples]
+        samples -= len(block)
+        if samples <= 0:
+            return
+    yield np.zeros((samples, channels), np.float32)
+
+
+def check_length(path, frames):
+    """Raise UserError unless the sound of a file lasts as long as so many pictures."""
+    sound, expected = media.read_sound(path, 1000), frames / contract.FPS  # at 1 kHz an hour of it is small
+    found = 0 if sound is None else len(sound) / 1000
+    if not found or abs(found - expected) > (SAME_LENGTH + 0.5) / contract.FPS:
+        raise UserError(f"--sound {path} lasts {found:.2f} s, but the speech that drove the mouth {expected:.2f} s; "
+                        "export both from the same start to the same end, and run the same command again")
+
+
+def outputs(args, clip, predictions):
+    """Return the path of each prediction's video; UserError if one would overwrite what it is made from."""
+    ending = ".preview.mp4" if args.preview else ".mp4"
+    paths = [Path(args.data) / "result" / f"{clip.stem}--{folder.name}{ending}" for folder, _ in predictions]
+    if len(paths) > 1 and (args.output or args.sound):
+        raise UserError(f"--output and --sound are for one speech, but the last inference.py made {len(paths)}; "
+                        f"leave them out, or make one alone; {remedy(args.data)}")
+    paths = [Path(args.output)] if args.output else paths
+    inputs = {"the source video": clip, "the speech": predictions[0][1]["sound"], "the sound": args.sound}
+    for path in paths:
+        taken = [name for name, used in inputs.items() if used and path.exists() and path.samefile(used)]
+        if path.is_dir() or taken:
+            what = taken[0] if taken else "a folder"
+            raise UserError(f"--output {path} is {what}; name a new mp4 file and run the same command again")
+    return paths
+
+
+def pasted(frames, order, folder, paste, again, beside):
+    """Yield the planes of each frame with its lower face in it; with `beside`, to the right of the source's."""
+    for j, (i, (planes, colours)) in enumerate(zip(order, frames, strict=True)):
+        source = [plane.copy() for plane in planes] if beside else ()
+        paste(planes, colours, i, read_lower(folder, j, again))
+        yield [np.hstack(pair) for pair in zip(source, planes, strict=True)] if beside else planes
+
+
+def render(clip, order, folder, paste, sound, output, beside, again):
+    """Write one video: decoding, pasting and encoding side by side, never more than a few frames in memory."""
+    first = next(media.read_frames(clip))
+    height, width = first.planes()[0].shape
+    blocks, rate, channels = open_sound(sound, again)
+    blocks = lasting(blocks, round(len(order) * rate / contract.FPS), channels)  # sound and picture end together
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with media.VideoWriter(output, width * (1 + beside), height, CRF, PRESET, blocks, rate, channels,
+                           like=first.picture) as video:
+        decoded = ahead((frame.planes(), frame.colours) for frame in media.read_order(clip, order))
+        finished = ahead(pasted(decoded, order, folder, paste, again, beside))
+        for planes in tqdm(finished, total=len(order), desc=f"pasting {folder.name}", unit="frame"):
+            video.write(planes)
+    seconds = len(order) / contract.FPS
+    say(f"{seconds:.1f} s of video; the mouth in it is AI-generated: say so where you show it")
+
+
 def main():
     args = parse_args()
 
@@ -84,40 +160,32 @@ def main():
     meta = contract.read_meta(args.data)
     track = contract.read_track(args.data, meta, CARRIED)
     clip = contract.source_path(meta, args.data)
-    folder, made = read_prediction(args.data, meta)
-    order, again = made["source_frames"], remedy(args.data)
-    result = Path(args.data) / "result"
-    output = Path(args.output) if args.output else result / f"{clip.stem}--{folder.name}.mp4"
-    inputs = {"the source video": clip, "the speech": Path(made["sound"])}
-    taken = [name for name, path in inputs.items() if output.exists() and output.samefile(path)]
-    if output.is_dir() or taken:
-        what = taken[0] if taken else "a folder"
-        raise UserError(f"--output {output} is {what}; name a new mp4 file and run the same command again")
+    predictions = read_predictions(args.data, meta)
+    paths = outputs(args, clip, predictions)
+    if args.sound:
+        check_length(args.sound, len(predictions[0][1]["source_frames"]))
 
+    result = Path(args.data) / "result"
     with console.writing(result):
-        # 2. frame by frame: decode, paste, encode; never more than a few frames in memory
+        # 2. frame by frame: decode, paste, encode
         for left in result.glob("*.tmp"):  # by runs that were killed
             contract.remove(left)
-        output.parent.mkdir(parents=True, exist_ok=True)
         paste = Paster(track, Detail(args.data, meta, track))
-        sound, rate, channels = open_sound(made["sound"], again)
-        first = next(media.read_frames(clip))
-        height, width = first.planes()[0].shape
-        with media.VideoWriter(output, width, height, CRF, PRESET, sound, rate, channels, like=first.picture) as video:
-            frames = media.read_order(clip, order)
-            for j, (i, frame) in enumerate(zip(order, tqdm(frames, total=len(order), desc="pasting", unit="frame"),
-                                               strict=True)):
-                planes = frame.planes()
-                paste(planes, frame.colours, i, read_lower(folder, j, again))
-                video.write(planes)
-    seconds = len(order) / contract.FPS
-    say(f"{seconds:.1f} s of video; the mouth in it is AI-generated: say so where you show it")
-    print(output, flush=True)
+        for (folder, made), path in zip(predictions, paths, strict=True):
+            order = made["source_frames"]
+            if args.preview:
+                order = order[:max(1, round(args.preview * contract.FPS))]
+            render(clip, order, folder, paste, args.sound or made["sound"], path, bool(args.preview),
+                   remedy(args.data))
+    print(*paths, sep="\n", flush=True)
 
 
 def parse_args():
     parser = console.parser(__doc__)
     parser.add_argument("--data", default="data", help="working folder of preprocess.py (default: data)")
+    parser.add_argument("--preview", type=console.positive(float), metavar="SECONDS",
+                        help="render only the first seconds, source and result side by side")
+    parser.add_argument("--sound", metavar="FILE", help="the sound that is heard (default: the speech)")
     parser.add_argument("--output", metavar="PATH", help="the mp4 to write (default: data/result/<clip>--<speech>.mp4)")
     return parser.parse_args()
 

@@ -74,16 +74,21 @@ def test_only_the_mouth_changes(rendered, tiny_clip):
         assert difference[:200].mean() < 2 and difference[:, :100].mean() < 2
 
 
-def test_speech_longer_than_the_footage_runs_it_forward_and_back(tiny_data, trained, tmp_path):
-    """7 s of speech on 6 s of footage, taken from a video file: 175 frames, turning at the end."""
-    sample.write_speech(tmp_path / "long speech.wav", 7, 5)
-    script("inference.py", tmp_path / "long speech.wav", "--data", tiny_data, "--checkpoint", trained)
-    output = tmp_path / "with a space" / "out.mp4"
-    printed = script("reapply_faces.py", "--data", tiny_data, "--output", output)
-    assert printed == f"{output}\n"
-    assert sum(1 for _ in media.read_frames(output)) == 175
-    made = contract.read_json(Path(tiny_data) / "pred" / "long speech" / "meta.json", "")
-    assert made["source_frames"][145:155] == [145, 146, 147, 148, 149, 148, 147, 146, 145, 144]
+def test_several_speeches_one_longer_than_the_footage(tiny_data, trained, tiny_speech, tmp_path):
+    """7 s of speech on 6 s of footage run it forward and back; each speech of the folder and the file gets a video."""
+    (tmp_path / "a folder").mkdir()
+    sample.write_speech(tmp_path / "a folder" / "long speech.wav", 7, 5)
+    (tmp_path / "a folder" / "notes.txt").write_text("no speech")
+    script("inference.py", tmp_path / "a folder", tiny_speech, "--data", tiny_data, "--checkpoint", trained,
+           "--start", 1)
+    videos = script("reapply_faces.py", "--data", tiny_data).splitlines()
+    assert [Path(video).name for video in videos] == ["tiny--long speech.mp4", "tiny--tiny.mp4"]
+    assert [sum(1 for _ in media.read_frames(video)) for video in videos] == [175, 50]
+    order, short = (np.array(contract.read_json(Path(tiny_data) / "pred" / name / "meta.json", "")["source_frames"])
+                    for name in ("long speech", "tiny"))
+    turn = order.max()
+    assert 125 <= turn < 150 and (short == np.arange(25, 75)).all()
+    assert (order == [*range(25, turn), *range(turn, 2 * turn - 175 - 25, -1)]).all()
 
 
 @pytest.mark.slow

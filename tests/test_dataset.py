@@ -12,7 +12,7 @@ from utils.console import UserError
 import utils.dataset as dataset_module
 from utils.dataset import GUARD, Footage, LipDataset, noise_floor, split, vary
 from utils.face import closed_and_open
-from utils.generate import pingpong
+from utils.generate import pingpong, turns
 
 
 @pytest.fixture
@@ -227,3 +227,46 @@ def test_pingpong_turns_without_a_jump():
     assert pingpong(9, 4).tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2]
     assert (np.abs(np.diff(pingpong(1000, 37))) == 1).all()
     assert pingpong(3, 10).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("start", "begins"), [(0, [0, 1]), (30, [30, 31]), (96, [96, 95]), (99, [99, 98])])
+def test_footage_of_any_start_moves_on_for_an_hour(start, begins):
+    """It stands still in no pause, however long, and turns at the two places only; short speech needs no turn."""
+    order = pingpong(90_000, 100, start, 4, 93)
+    assert order[:2].tolist() == begins and (np.abs(np.diff(order)) == 1).all()
+    later = order[100:]
+    assert (later.min(), later.max()) == (4, 93)
+    assert set(later[1:-1][np.diff(later)[1:] != np.diff(later)[:-1]]) == {4, 93}
+    assert pingpong(100 - start, 100, start, 4, 93).tolist() == list(range(start, 100))
+
+
+def moving(speeds, cuts=(0,), missing=()):
+    """Return a track of 200 frames whose face moves by 1 px a frame, by speeds[i] to frame i."""
+    step = np.ones(200)
+    step[list(speeds)] = list(speeds.values())
+    points = np.cumsum(step)[:, None, None] * np.ones((1, 3, 3))
+    return {"landmarks": points, "valid": ~np.isin(np.arange(200), missing), "cuts": np.array(cuts)}
+
+
+@pytest.mark.parametrize(("track", "expected"), [
+    (moving({10: 0.1, 11: 0.1, 190: 0.2, 191: 0.2}), (10, 190)),              # where it is calm
+    (moving({30: 0, 31: 0, 150: 0, 151: 0, 20: 0.5, 180: 0.5}), (19, 179)),   # but near the ends
+    (moving({5: 0, 6: 0, 18: 0.5, 192: 0, 193: 0, 182: 0.5}, (0, 15, 185)), (17, 181)),  # a shot may not flash up
+    (moving({5: 0.6, 6: 0.6, 18: 0.5, 195: 0.6, 196: 0.6, 182: 0.5}, missing=(5, 195)), (17, 181)),  # nor no face
+])
+def test_footage_turns_where_the_face_is_calm(track, expected):
+    assert turns(track) == expected
+
+
+def test_a_turn_is_no_jump(tiny_data):
+    """The step there is below the footage's 99th percentile, and the references are those of the way there."""
+    footage = Footage(tiny_data)
+    low, high = turns(footage.track)
+    order = pingpong(1000, footage.frames, 0, low, high)
+    assert low < 25 and high >= 125
+    points = footage.track["landmarks"][..., :2]
+    step = np.linalg.norm(np.diff(points, axis=0), axis=-1).mean(axis=1)
+    assert max(step[low], step[high - 1]) <= np.quantile(step, 0.99)
+    changed = (np.diff(footage.references()[order], axis=0) != 0).any(axis=1)
+    turning = np.flatnonzero(np.diff(order)[1:] != np.diff(order)[:-1])
+    assert len(turning) > 5 and (changed[turning] == changed[turning + 1]).all()

@@ -112,7 +112,7 @@ def predicted(tiny_data, copy, speech, **meta):
     folder = data / "pred" / "speech"
     folder.mkdir(parents=True)
     contract.write_json(folder / "meta.json", {"frames": 1, "source_frames": [0], "sound": str(speech), **meta})
-    contract.write_json(data / "pred" / "last.json", {"speech": "speech"})
+    contract.write_json(data / "pred" / "last.json", {"speeches": ["speech"]})
     return data
 
 
@@ -143,6 +143,36 @@ def test_inputs_are_not_overwritten(project, refused, tiny_data, tiny_speech):
     data = predicted(tiny_data, project / "copy", speech["path"], sound_sha256=speech["sha256"], data_id=meta["id"])
     for path, what in ((speech["path"], "the speech"), (meta["source"]["path"], "the source video")):
         refused(["reapply_faces.py", "--data", str(data), "--output", path], what)
+
+
+def test_output_and_sound_are_for_one_speech(project, refused, tiny_data, tiny_speech):
+    speech, meta = contract.source_identity(tiny_speech), contract.read_meta(tiny_data)
+    data = predicted(tiny_data, project / "copy", speech["path"], sound_sha256=speech["sha256"], data_id=meta["id"])
+    refused(["reapply_faces.py", "--data", str(data), "--sound", str(tiny_speech)], "lasts 2.00 s", "0.04 s")
+    (project / "text").write_text("hello")
+    refused(["reapply_faces.py", "--data", str(data), "--sound", "text"], "not a video or sound file")
+    refused(["reapply_faces.py", "--data", str(data), "--sound", str(grey_video(project / "mute.mp4", 1, False))],
+            "lasts 0.00 s")
+    shutil.copytree(data / "pred" / "speech", data / "pred" / "again")
+    contract.write_json(data / "pred" / "last.json", {"speeches": ["speech", "again"]})
+    for option in ("--output", "--sound"):
+        refused(["reapply_faces.py", "--data", str(data), option, "x.mp4"], "made 2", "python inference.py AUDIO")
+
+
+def test_speeches_of_one_name_are_refused(project, refused, tiny_data, tiny_speech):
+    """Before anything is drawn: also where only the ending or capital letters tell them apart."""
+    for name in ("a.wav", "A.WAV", "a.mp3", "last.json.wav"):
+        (project / name[:1]).mkdir(exist_ok=True)
+        shutil.copy(tiny_speech, project / name[:1] / name)
+    for names in (("a/a.wav", "A/A.WAV"), ("a/a.wav", "a/a.mp3"), ("a",), ("a/a.wav", "a/a.wav"), ("l",)):
+        refused(["inference.py", *names, "--data", str(tiny_data)], "would both be called", "rename one")
+    refused(["inference.py", "a/a.wav", "none.wav", "--data", str(tiny_data)], "none.wav does not exist")
+    refused(["inference.py", "checkpoints", "--data", str(tiny_data)], "no sound files in checkpoints", "inference.py")
+
+
+@pytest.mark.parametrize("second", ["6", "-1", "nan", "1e9"])
+def test_a_start_beyond_the_footage(refused, tiny_data, tiny_speech, second):
+    refused(["inference.py", str(tiny_speech), "--data", str(tiny_data), f"--start={second}"], "lasts 6.00 s")
 
 
 def test_data_from_other_constants(project, refused, tiny_data):

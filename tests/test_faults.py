@@ -173,7 +173,7 @@ def inference_case(root, made, data):
             part(before, "face", "audio", "result", "track.npz", "meta.json")
         assert not [path for path in before if path.startswith("pred/other/") and state[path] != before[path]]
         try:
-            folder, _ = reapply_faces.read_prediction(root / "data", contract.read_meta(root / "data"))
+            [(folder, _)] = reapply_faces.read_predictions(root / "data", contract.read_meta(root / "data"))
         except UserError as error:
             assert "python inference.py AUDIO" in str(error)
             return

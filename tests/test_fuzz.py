@@ -38,7 +38,7 @@ def data(tiny_data, tmp_path):
     contract.write_json(data / "pred" / "speech" / "meta.json", {
         "frames": 3, "source_frames": [4, 3, 2], "sound": sound["path"], "sound_sha256": sound["sha256"],
         "data_id": contract.read_meta(data)["id"], "checkpoint": {"path": "x", "epoch": 1}})
-    contract.write_json(data / "pred" / "last.json", {"speech": "speech"})
+    contract.write_json(data / "pred" / "last.json", {"speeches": ["speech"]})
     for j in range(3):
         contract.lower_path(data / "pred" / "speech", j).write_bytes(pixels.png(np.full((84, 168, 3), 90, np.uint8)))
     return data
@@ -88,9 +88,9 @@ def test_predictions(data, name, count):
     meta = contract.read_meta(data)
 
     def read():
-        folder, made = reapply_faces.read_prediction(data, meta)
-        assert folder.parent == data / "pred"
-        assert all(type(i) is int and 0 <= i < meta["frames"] for i in made["source_frames"])
+        for folder, made in reapply_faces.read_predictions(data, meta):
+            assert folder.parent == data / "pred"
+            assert all(type(i) is int and 0 <= i < meta["frames"] for i in made["source_frames"])
 
     fuzz(data / "pred" / name, mutate.json_of, name, count, read)
 
@@ -99,8 +99,9 @@ def test_predictions(data, name, count):
                                   ["speech"], "\0", "n" * 300])
 def test_a_prediction_lies_inside_its_folder(data, name):
     """last.json may only name a folder in pred/."""
-    contract.write_json(data / "pred" / "last.json", {"speech": name})
-    assert isinstance(outcome(reapply_faces.read_prediction, data, contract.read_meta(data)), UserError)
+    for names in ([name], ["speech", name], []):
+        contract.write_json(data / "pred" / "last.json", {"speeches": names})
+        assert isinstance(outcome(reapply_faces.read_predictions, data, contract.read_meta(data)), UserError)
 
 
 @pytest.mark.parametrize("change", [

@@ -61,7 +61,7 @@ def test_mel_and_windows_are_those_of_the_whole_sound(samples, size):
 @pytest.fixture
 def exact(monkeypatch):
     """Drawing in float32."""
-    monkeypatch.setattr(generate, "autocast", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(generate.device, "autocast", lambda _: contextlib.nullcontext())
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,11 @@ def whole(footage, model):
     """What is drawn of a whole sound as inference.py does it: (sound, first source frame, source frames, faces, and
     those before rounding)."""
     sound, start = noise(20900), footage.frames - 10
-    order = generate.pingpong(audio.frames_of(sound), footage.frames, start)
+    order = generate.pingpong(audio.frames_of(sound), footage.frames, start, *generate.turns(footage.track))
     heard = partial(audio.windows, audio.log_mel(sound, len(order)))
     model.drawn.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "autocast", lambda _: contextlib.nullcontext())
+        patch.setattr(generate.device, "autocast", lambda _: contextlib.nullcontext())
         faces = np.stack(list(generate.lowers(model, footage, footage.references(), order, heard, CPU)))
     return sound, start, order, faces, torch.cat(model.drawn)
 

@@ -1,6 +1,9 @@
 """Video and sound, in and out: 25 pictures a second by presentation time, sound in step, damage survived."""
 
+import functools
+import gc
 import struct
+import weakref
 from fractions import Fraction
 
 import av
@@ -90,16 +93,48 @@ def test_read_order_gives_the_pictures_in_that_order(long_video, monkeypatch, or
 
 
 def test_footage_that_runs_backwards_is_held_in_pieces(long_video, monkeypatch):
-    read, spans = media.read_frames, []
+    """No more than five pictures live at a time, in groups of 120."""
+    alive, most = weakref.WeakSet(), []
+    real = media.Frame
 
-    def noted(path, start, stop):
-        spans.append(stop - start)
-        return read(path, start, stop)
+    @functools.wraps(real)
+    def noted(*arguments):
+        frame = real(*arguments)
+        alive.add(frame)
+        most.append(len(alive))
+        return frame
 
+    monkeypatch.setattr(real, "__hash__", object.__hash__)
+    monkeypatch.setattr(media, "Frame", noted)
     monkeypatch.setattr(media, "REVERSE_BYTES", 5 * 64 * 48 * 3 // 2)
-    monkeypatch.setattr(media, "read_frames", noted)
-    assert numbers(media.read_order(long_video, range(60, 20, -1))) == list(range(60, 20, -1))
-    assert max(spans) == 5
+    assert numbers(media.read_order(long_video, range(160, 100, -1))) == list(range(160, 100, -1))
+    assert max(most) <= 5 + 2
+
+
+def test_no_decoder_keeps_its_memory_after_a_run(long_video):
+    """Without the garbage collector's help no picture of the twelve runs stays but one of the first look."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects())
+        assert sum(1 for _ in media.read_order(long_video, [*range(10), *range(8, 0, -1)] * 6)) == 108
+        assert sum(isinstance(thing, av.VideoFrame) for thing in gc.get_objects()) <= before + 1
+    finally:
+        gc.enable()
+
+
+def test_what_lies_between_key_frames_is_decoded_once_if_it_fits(long_video, monkeypatch):
+    """300 pictures backwards from the middle of the third group: two whole groups and the part."""
+    real, decoded = media._timed, []
+
+    def noted(*arguments):
+        for entry in real(*arguments):
+            decoded.append(entry)
+            yield entry
+
+    monkeypatch.setattr(media, "_timed", noted)
+    assert numbers(media.read_order(long_video, range(299, -1, -1))) == list(range(299, -1, -1))
+    assert len(decoded) <= 300 + 3 * 3  # and a few to find where a picture ends
 
 
 # -- sound in step -----------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def write_prediction(data, film):
     contract.write_json(folder / "meta.json", {
         "frames": meta["frames"], "source_frames": list(range(meta["frames"])), "data_id": meta["id"],
         "sound": meta["source"]["path"], "sound_sha256": meta["source"]["sha256"]})
-    contract.write_json(data / "pred" / "last.json", {"speech": folder.name})
+    contract.write_json(data / "pred" / "last.json", {"speeches": [folder.name]})
 
 
 def peak(*command):

@@ -280,10 +280,14 @@ def source_path(meta, data):
     return path
 
 
+def files(folder, endings):
+    """Return the files in `folder` that have one of these endings, sorted."""
+    return sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in endings and p.is_file())
+
+
 def only_file(folder, endings, kind, command):
     """Return the only file of that kind in `folder`; UserError with the possible commands otherwise."""
-    folder = Path(folder)
-    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in endings and p.is_file())
+    folder, found = Path(folder), files(folder, endings)
     if not found:
         raise UserError(f"no {kind} in {folder}/; put one there, or name it: {command} PATH "
                         "(or make the built-in sample: python -m utils.sample)")

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+from collections import deque
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 
 import av
@@ -164,8 +166,14 @@ def read_frames(path, start=0, stop=None, losses=None):
     ones repeat some, variable frame rates keep their timing. `stop` None reads to the end; beyond the end the last
     picture is repeated. What was damaged is added to `losses` (Losses). Raises UserError if there is no video.
     """
-    losses = Losses() if losses is None else losses
-    origin = _first_picture_time(path)
+    for k, frame in _numbered(path, _beginning(path), start, stop, Losses() if losses is None else losses):
+        if k >= start:
+            yield frame
+
+
+def _numbered(path, beginning, start, stop, losses):
+    """Yield (k, Frame) from the key frame at or before frame `start` to stop-1. beginning: see _beginning."""
+    origin, turns = beginning
     jump = origin + start / FPS if start > 2 * FPS else None
     pictures = _pictures(path, jump, losses)
     first = next(pictures, None)
@@ -174,23 +182,23 @@ def read_frames(path, start=0, stop=None, losses=None):
         first = next(pictures, None)
     if first is None:
         return
-    k, (_, end, shown), turns = start, first, _turns_of(first[2])
+    time, end, shown = first
+    k = min(start, max(0, ceil((time - origin - EARLY) * FPS)))
     for time, until, picture in pictures:
         while k / FPS + EARLY < time - origin and (stop is None or k < stop):
-            yield Frame(shown, turns)
+            yield k, Frame(shown, turns)
             k += 1
         if stop is not None and k >= stop:
             return
         shown, end = picture, until
-    for _ in range(k, round((end - origin) * FPS) if stop is None else stop):  # the last one stays its time
-        yield Frame(shown, turns)
+    for k in range(k, round((end - origin) * FPS) if stop is None else stop):  # noqa: B020 the last one stays its time
+        yield k, Frame(shown, turns)
     losses.seconds = max(0.0, probe(path)["seconds"] - (end - origin))
 
 
 def _turns_of(picture):
-    """Return by how many quarter turns counterclockwise a picture has to be turned, and whether it is flipped upside
-    down first. Asked once a video: a picture and its side data hold each other, and memory fills until Python's
-    garbage collector happens to come."""
+    """Return how many quarter turns counterclockwise stand a picture upright, and whether it is flipped first. Asked
+    of a decoder of its own: it and its side data hold each other, and that decoder's memory, until garbage goes."""
     matrix = picture.side_data.get(SideData.DISPLAYMATRIX)
     a, b, _, c, d = (1, 0, 0, 0, 1) if matrix is None else np.frombuffer(matrix, np.int32)[:5].tolist()
     return round(picture.rotation / 90) % 4, a * d < b * c
@@ -213,36 +221,49 @@ def _pictures(path, jump, losses):
             yield time, end, picture
 
 
-def _first_picture_time(path):
-    """Return when the first picture is shown, in seconds; UserError if there is none."""
+def _beginning(path):
+    """Return (when the first picture is shown, in seconds, _turns_of it); UserError if there is none."""
     with _open(path) as container:
         stream = _stream(container, "video")
         if stream is None:
             raise UserError(f"{path} has no picture that can be read; expected a video of one person's face. "
                             "Name another file and run again")
-        for time, _, _ in _timed(container, stream, Losses()):
-            return time
+        for time, _, picture in _timed(container, stream, Losses()):
+            return time, _turns_of(picture)
     raise UserError(f"no picture of {path} can be decoded; copy it anew or convert it to mp4, and run again")
 
 
 def read_order(path, order):
-    """Yield the frames whose numbers `order` lists: runs that rise or fall by one, as ping-pong footage does.
-
-    Falling runs are decoded in pieces that fit in REVERSE_BYTES, so memory stays flat however long they are.
-    """
+    """Yield the frames whose numbers `order` lists: runs that rise or fall by one, as ping-pong footage does."""
     order = np.asarray(order)
     turns = np.flatnonzero(np.diff(order[1:]) != np.diff(order[:-1])) + 2 if len(order) > 2 else []
+    beginning = _beginning(path)
     for run in np.split(order, turns):
-        if len(run) < 2 or run[1] > run[0]:
-            yield from read_frames(path, int(run[0]), int(run[-1]) + 1)
-            continue
-        high, low = int(run[0]), int(run[-1])
-        first = next(read_frames(path, high, high + 1))
-        piece = max(1, REVERSE_BYTES // max(1, first.picture.width * first.picture.height * 3 // 2))
-        while high >= low:
-            bottom = max(low, high - piece + 1)
-            yield from reversed(list(read_frames(path, bottom, high + 1)))
-            high = bottom - 1
+        first, last = int(run[0]), int(run[-1])
+        if first > last:
+            yield from _backwards(path, beginning, first, last)
+        else:
+            yield from (frame for k, frame in _numbered(path, beginning, first, last + 1, Losses()) if k >= first)
+
+
+def _backwards(path, beginning, high, low):
+    """Yield the frames from `high` down to `low`, decoded in pieces.
+
+    A piece is all from a key frame on, decoded once, or the last part of that if it takes more than REVERSE_BYTES:
+    memory stays flat however far apart key frames are.
+    """
+    while high >= low:
+        held = deque()
+        for k, frame in _numbered(path, beginning, high, high + 1, Losses()):
+            if len(held) * frame.picture.width * frame.picture.height * 3 // 2 >= REVERSE_BYTES:
+                held.popleft()
+            if k >= low:
+                held.append(frame)
+        if not held:
+            return
+        high -= len(held)
+        while held:
+            yield held.pop()
 
 
 def read_sound(path, rate, channels=1, video_start=False, losses=None):
@@ -260,7 +281,7 @@ def read_sound(path, rate, channels=1, video_start=False, losses=None):
     if len(samples) - end < PACKET * rate:  # the last packet of AAC is filled up with silence
         samples = samples[:end]
     if video_start and started:
-        offset = round((started[0] - _first_picture_time(path)) * rate)
+        offset = round((started[0] - _beginning(path)[0]) * rate)
         samples = samples[-offset:] if offset < 0 else np.pad(samples, ((offset, 0), (0, 0)))
     return samples
 
@@ -324,8 +345,9 @@ class VideoWriter:
 
     def write(self, planes):
         """Add one picture: three uint8 planes y (H, W), u, v (H/2, W/2); and the sound up to its end."""
-        packed = np.concatenate([plane.reshape(-1) for plane in planes]).reshape(-1, self.video.width)
-        picture = av.VideoFrame.from_ndarray(packed, format="yuv420p")
+        picture = av.VideoFrame(self.video.width, self.video.height, "yuv420p")
+        for samples, plane in zip(planes, picture.planes, strict=True):
+            np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:plane.height, :plane.width] = samples
         if self.like is not None:
             picture.colorspace, picture.color_range = self.like.colorspace, self.like.color_range
         picture.pts, picture.time_base = self.count, Fraction(1, FPS)
