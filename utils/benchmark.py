@@ -1,20 +1,34 @@
-"""How fast is this machine, and do the scripts' needs stay bounded? One table of named rows.
+"""How fast is this machine, what do the scripts make of it, and do their needs stay bounded? One table of named rows.
 
-machine   GFLOP/s of a float32 and a bfloat16 matrix product, GB/s of a memory copy: what other figures depend on
-memory    with --memory only, for it takes half an hour or more: peak memory of preprocess.py and reapply_faces.py on 1
-          minute and on 10 minutes of 1080p (the clip over and over, scaled), and 10 minutes over 1. It is the anonymous
-          resident memory (RssAnon, looked at 100 times a second), which the system cannot drop as it can a mapped file;
-          with a mapped file's pages it is "resident" (VmHWM). reapply_faces.py pastes the film's own lower faces.
-          Linux only
+Each is the median of several runs on 10 seconds of film, at 640x360 and at 1920x1080 (upright for an upright clip).
+
+calibration   GFLOP/s of a float32 and a bfloat16 matrix product, GB/s of a memory copy: what other figures depend on
+preprocess    frames/s of preprocess.py at 360p (and at 1080p), start of Python left out, and milliseconds of a frame
+              in decoding, landmarks, alignment, writing and the rest: sound, report, what is done once
+train         pictures/s of train.py's steps, the discriminator judging; shares of time; the peak anonymous memory
+infer         pictures/s of the network alone, 16 at a time
+reapply       frames/s of reapply_faces.py at 1080p, and its time over that of a bare decoding and encoding
+mfu           model-FLOP utilisation: operations of the matrix products and convolutions of one picture, times
+              pictures/s, over the faster of the two matrix products above
+memory        with --memory only, for it takes an hour or more: peak memory of preprocess.py and reapply_faces.py on 1
+              minute and on 10 minutes of 1080p, of train.py on 2 and on 20 minutes (the clip over and over), and the
+              longer over the shorter. It is the anonymous resident memory (RssAnon, looked at 100 times a second),
+              which the system cannot drop as it can a mapped file; with a mapped file's pages it is "resident"
+              (VmHWM). reapply_faces.py pastes the film's own lower faces. Linux only
 
 Run     python -m utils.benchmark [--clip VIDEO] [--data DIR] [--json] [--memory]
 """
 
+import contextlib
 import json
+import multiprocessing
+import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from itertools import chain, islice, repeat
 from pathlib import Path
 
@@ -23,63 +37,67 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from utils import console, contract, media, pixels, sample
+from utils import console, contract, media, pixels, sample, speed
 from utils.console import UserError, say
 
 # ------------------------------------------------------------------------------------------------------
-SECONDS = 60, 600           # of the two films
-WIDTH, HEIGHT = 1920, 1080
+SECONDS, RUNS, STEPS = 10, 3, 20  # of the films that are timed; the median of so many; training steps of each
+LONG, TRAINED = (60, 600), (120, 1200)  # s of the films whose memory is compared, and of those trained on
+TRAIN_MINUTES = 5           # on each at most: over 300 steps, from where on the discriminator judges
 ROOT = Path(__file__).parent.parent
-SIDE, COPIED, TIMES = 2048, 256 << 20, 5  # of the matrices; bytes; the best of so many counts
+SIDE, COPIED, TIMES = 2048, 256 << 20, 7  # of the matrices; bytes; the median of so many counts
 # ------------------------------------------------------------------------------------------------------
 
 
-def quickest(work):
-    """Return the seconds of the quickest of a few calls."""
+def usual(work):
+    """Return the seconds of the median of a few calls; the first is not counted."""
     seconds = []
-    for _ in range(TIMES):
+    for _ in range(1 + TIMES):
         begun = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - begun)
-    return min(seconds)
+    return statistics.median(seconds[1:])
 
 
-def machine():
+def calibration():
     """Return what the CPU and the memory reach."""
     found = {"threads": torch.get_num_threads()}
-    for kind in (torch.float32, torch.bfloat16):
+    for name, kind in (("fp32_gflops", torch.float32), ("bf16_gflops", torch.bfloat16)):
         a = torch.ones(SIDE, SIDE, dtype=kind)
-        seconds = quickest(lambda a=a: a @ a)
-        found[f"{str(kind).removeprefix('torch.')}_gflop_per_s"] = round(2 * SIDE ** 3 / 1e9 / seconds)
+        found[name] = round(2 * SIDE ** 3 / 1e9 / usual(lambda a=a: a @ a), 1)
     source, target = np.ones(COPIED, np.uint8), np.zeros(COPIED, np.uint8)
-    found["copy_gb_per_s"] = round(COPIED / 1e9 / quickest(lambda: np.copyto(target, source)), 1)
+    found["memcpy_gb_per_s"] = round(COPIED / 1e9 / usual(lambda: np.copyto(target, source)), 1)
     return found
 
 
 # ------------------------------------------------------------------------------------------------------
-def scaled(planes):
-    """Return the planes of a picture scaled into 1080p, with black at the sides."""
-    scale, result = min(HEIGHT / planes[0].shape[0], WIDTH / planes[0].shape[1]), []
+def scaled(planes, size):
+    """Return the planes of a picture scaled into `size` (width, height), with black around it."""
+    scale, result = min(size[1] / planes[0].shape[0], size[0] / planes[0].shape[1]), []
     height, width = (int(side * scale) // 4 * 4 for side in planes[0].shape)
     for plane, part, black in zip(planes, (1, 2, 2), (16, 128, 128), strict=True):
-        picture = np.full((HEIGHT // part, WIDTH // part), black, np.uint8)
-        top, left = (HEIGHT - height) // 2 // part, (WIDTH - width) // 2 // part
+        picture = np.full((size[1] // part, size[0] // part), black, np.uint8)
+        top, left = (size[1] - height) // 2 // part, (size[0] - width) // 2 // part
         picture[top:top + height // part, left:left + width // part] = cv2.resize(
             plane, (width // part, height // part), interpolation=cv2.INTER_LINEAR)
         result.append(picture)
     return result
 
 
-def write_film(clip, path, seconds):
-    """Write a 1080p film of so many seconds: the clip over and over."""
+def write_film(clip, path, seconds, lines=1080):
+    """Write a film of so many seconds, 16:9 or, of an upright clip, 9:16, the shorter side of `lines` pixels: the clip
+    over and over."""
     sound, count = media.read_sound(clip, contract.SAMPLE_RATE, video_start=True), round(seconds * contract.FPS)
     if sound is None or not len(sound):
-        raise UserError(f"{clip} has no sound; run: python -m utils.benchmark --clip A_VIDEO_WITH_SPEECH --memory")
+        raise UserError(f"{clip} has no sound; run: python -m utils.benchmark --clip A_VIDEO_WITH_SPEECH")
     blocks = np.array_split(np.resize(sound, (round(seconds * contract.SAMPLE_RATE), 1)), count)
+    height, width = next(media.read_frames(clip)).planes()[0].shape
+    size = (lines, lines * 16 // 9) if height > width else (lines * 16 // 9, lines)
     frames = islice(chain.from_iterable(map(media.read_frames, repeat(clip))), count)
-    with media.VideoWriter(path, WIDTH, HEIGHT, 23, "ultrafast", iter(blocks), contract.SAMPLE_RATE) as film:
-        for frame in tqdm(frames, total=count, desc=f"writing {seconds} s of 1080p", unit="frame"):
-            film.write(scaled(frame.planes()))
+    with media.VideoWriter(path, *size, 23, "ultrafast", iter(blocks), contract.SAMPLE_RATE) as film:
+        for frame in tqdm(frames, total=count, desc=f"writing {seconds} s of {lines}p", unit="frame"):
+            film.write(scaled(frame.planes(), size))
+    return path
 
 
 def write_prediction(data, film):
@@ -95,37 +113,102 @@ def write_prediction(data, film):
     contract.write_json(data / "pred" / "last.json", {"speeches": [folder.name]})
 
 
-def peak(*command):
-    """Run a script and return its peaks in MB: {"anonymous": RssAnon, "resident": VmHWM}."""
+def lengthen(data, film, result, times):
+    """Make of prepared data the data of a film that shows the same so many times over, without preparing it."""
+    meta, frames = contract.read_meta(data), range(contract.read_meta(data)["frames"])
+    for path in (contract.face_path, contract.mel_path):
+        path(result, 0).parent.mkdir(parents=True)
+        for k in range(times):
+            for i in frames:
+                os.link(path(data, i), path(result, k * len(frames) + i))
+    with np.load(data / "track.npz") as track:
+        np.savez(result / "track.npz", **{
+            key: np.concatenate([value + (key == "cuts") * k * len(frames) if key == "cuts" else value
+                                 for k in range(times)]) for key, value in track.items()})
+    contract.write_json(result / "meta.json", {**meta, "frames": times * len(frames),
+                                               "source": contract.source_identity(film)})
+
+
+# ------------------------------------------------------------------------------------------------------
+def watch(number, running):
+    """Return the peaks in MB of process `number` while running(): {"anonymous": RssAnon, "resident": VmHWM}."""
     peaks = {"RssAnon": 0, "VmHWM": 0}
-    with subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+    while running():
+        with contextlib.suppress(OSError):  # no such file: it has ended, or this is not Linux
+            for line in Path(f"/proc/{number}/status").read_text().splitlines():
                 name, _, value = line.partition(":")
                 if name in peaks:
                     peaks[name] = max(peaks[name], int(value.split()[0]))  # kB
-            time.sleep(0.01)
-    if process.returncode:
-        raise UserError(f"{Path(command[0]).name} ended with {process.returncode} (see above); mend it and run again: "
-                        "python -m utils.benchmark --memory")
+        time.sleep(0.01)
     return {"anonymous": round(peaks["RssAnon"] / 1024), "resident": round(peaks["VmHWM"] / 1024)}
 
 
-def memory(clip, folder, seconds=SECONDS):
-    """Return the peaks of both scripts on both films (MB), and how much the longer film takes over the shorter."""
+def peak(*command):
+    """Run a script and return its peaks as watch() does."""
+    with subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        peaks = watch(process.pid, lambda: process.poll() is None)
+    if process.returncode:
+        raise UserError(f"{Path(command[0]).name} ended with {process.returncode} (see above); mend it and run again: "
+                        "python -m utils.benchmark --memory")
+    return peaks
+
+
+def alone(work, *given):
+    """Return what work(*given) returns in a process of its own, and the peaks of that."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        future = pool.submit(work, *given)
+        child = multiprocessing.active_children()[-1]
+        peaks = watch(child.pid, lambda: not future.done())
+        return future.result(), peaks
+
+
+def training_memory(clip, folder, trained):
+    """Return the peaks of train.py on a short and on a long film."""
+    films = {seconds: folder / f"{seconds}_s" for seconds in trained}
+    short, long = trained
+    film = write_film(clip, films[short].with_suffix(".mp4"), short, 360)
+    peak("preprocess.py", film, "--data", films[short])
+    lengthen(films[short], write_film(film, films[long].with_suffix(".mp4"), long, 360), films[long], long // short)
+    return {data.name: peak("train.py", "--data", data, "--checkpoints", data / "net", "--epochs", 1,
+                            "--max-minutes", TRAIN_MINUTES) for data in films.values()}
+
+
+def memory(clip, folder, long=LONG, trained=TRAINED):
+    """Return the peaks of the scripts on short and long films (MB), and how much the long one takes over the other."""
     if not Path("/proc/self/status").is_file():
         raise UserError("memory can only be measured on Linux; run: python -m utils.benchmark")
     found = {"preprocess.py": {}, "reapply_faces.py": {}}
-    for length in seconds:
+    for seconds in long:
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            film, data = Path(work) / "film.mp4", Path(work) / "data"
-            write_film(clip, film, length)
-            found["preprocess.py"][f"{length}_s"] = peak("preprocess.py", film, "--data", data)
+            film, data = write_film(clip, Path(work) / "film.mp4", seconds), Path(work) / "data"
+            found["preprocess.py"][f"{seconds}_s"] = peak("preprocess.py", film, "--data", data)
             write_prediction(data, film)
-            found["reapply_faces.py"][f"{length}_s"] = peak("reapply_faces.py", "--data", data)
+            found["reapply_faces.py"][f"{seconds}_s"] = peak("reapply_faces.py", "--data", data)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        found["train.py"] = training_memory(clip, Path(work), trained)
     for peaks in found.values():
-        short, long = peaks.values()
-        peaks["ratio"] = {key: round(long[key] / short[key], 2) for key in short}
+        short, longer = peaks.values()
+        peaks["ratio"] = {key: round(longer[key] / short[key], 2) for key in short}
+    return found
+
+
+def speeds(clip, folder, seconds=SECONDS, runs=RUNS, steps=STEPS):
+    """Return the rows that are timed: `runs` runs on films of so many seconds, in training of `steps` steps each."""
+    found = {"calibration": calibration(), "preprocess": {}}
+    best = max(found["calibration"]["fp32_gflops"], found["calibration"]["bf16_gflops"])
+    for lines in (360, 1080):
+        film, data = write_film(clip, folder / f"film{lines}.mp4", seconds, lines), folder / f"data{lines}"
+        row = speed.preprocess(film, data, runs)
+        found["preprocess"].setdefault("frames_per_s", row["frames_per_s"])
+        found["preprocess"][f"{lines}p"] = row
+    found["train"], peaks = alone(speed.train, folder / "data360", runs, steps)
+    found["train"]["peak_anonymous_mb"] = peaks["anonymous"]
+    found["infer"] = speed.infer(folder / "data360", runs)
+    for name in ("train", "infer"):
+        row = found[name]
+        row["mfu"] = round(row["gflop_per_picture"] * row["pictures_per_s"] / best, 3)
+    write_prediction(data, film)
+    found["reapply"] = speed.reapply(data, film, runs)
     return found
 
 
@@ -141,15 +224,16 @@ def show(values, name=""):
 
 def main():
     args = parse_args()
-    rows = {"machine": machine()}
-    if args.memory:
-        with tempfile.TemporaryDirectory(dir=args.data) as folder:
-            clip = Path(args.clip) if args.clip else Path(folder) / "sample.mp4"
-            if not args.clip:
-                sample.write_clip(clip, 20, sample.CLIP_SEED)
+    if not args.memory:
+        say("some minutes; peak memory only with --memory, an hour or more")
+    with tempfile.TemporaryDirectory(dir=args.data) as folder:
+        folder = Path(folder)
+        clip = Path(args.clip) if args.clip else folder / "sample.mp4"
+        if not args.clip:
+            sample.write_clip(clip, 2 * SECONDS if args.memory else SECONDS, sample.CLIP_SEED)
+        rows = speeds(clip, folder)
+        if args.memory:
             rows["memory_mb"] = memory(clip, folder)
-    else:
-        say("rows: machine; with --memory also memory (half an hour or more)")
     if args.json:
         print(json.dumps(rows, indent=1))
     else:
