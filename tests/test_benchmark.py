@@ -16,14 +16,16 @@ KEYS = {
     "calibration.threads", "calibration.fp32_gflops", "calibration.bf16_gflops", "calibration.memcpy_gb_per_s",
     "preprocess.frames_per_s", "preprocess.360p.frames_per_s", "preprocess.1080p.frames_per_s",
     "train.pictures_per_s", "train.gflop_per_picture", "train.peak_anonymous_mb", "train.mfu",
-    "infer.pictures_per_s", "infer.gflop_per_picture", "infer.mfu", "reapply.over_transcode"}
+    "infer.pictures_per_s", "infer.gflop_per_picture", "infer.mfu", "reapply.over_transcode",
+    "live.latency_ms"}
 
 
 @pytest.fixture
 def printed(monkeypatch, capsys):
     """Run utils.benchmark in process with small matrices and rows made up; return (standard output, standard error)."""
     made_up = {"preprocess": {"frames_per_s": 50.0}, "train": {"pictures_per_s": 40.0, "gflop_per_picture": 4.5},
-               "infer": {"pictures_per_s": 90.0, "gflop_per_picture": 1.0}, "reapply": {"over_transcode": 1.5}}
+               "infer": {"pictures_per_s": 90.0, "gflop_per_picture": 1.0}, "reapply": {"over_transcode": 1.5},
+               "live": {"latency_ms": 370}}
     for name, row in made_up.items():
         monkeypatch.setattr(speed, name, lambda *_, row=row: dict(row))
     for name, value in {"SIDE": 64, "COPIED": 1 << 16, "write_film": lambda *_: None,

@@ -8,6 +8,7 @@ preprocess    frames/s of preprocess.py at 360p (and at 1080p), start of Python 
 train         pictures/s of train.py's steps, the discriminator judging; shares of time; the peak anonymous memory
 infer         pictures/s of the network alone, 16 at a time
 reapply       frames/s of reapply_faces.py at 1080p, and its time over that of a bare decoding and encoding
+live          pictures/s of utils.generate.live fed 40 ms at a time; how late a picture is, drawing included
 mfu           model-FLOP utilisation: operations of the matrix products and convolutions of one picture, times
               pictures/s, over the faster of the two matrix products above
 memory        with --memory only, for it takes an hour or more: peak memory of preprocess.py and reapply_faces.py on 1
@@ -209,6 +210,7 @@ def speeds(clip, folder, seconds=SECONDS, runs=RUNS, steps=STEPS):
         row["mfu"] = round(row["gflop_per_picture"] * row["pictures_per_s"] / best, 3)
     write_prediction(data, film)
     found["reapply"] = speed.reapply(data, film, runs)
+    found["live"] = speed.live(folder / "data360", runs)
     return found
 
 

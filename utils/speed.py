@@ -18,8 +18,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.unet import LipUNet
-from utils import contract, device, face, media, pixels, tracking
-from utils.dataset import Footage, LipDataset
+from utils import audio, contract, device, face, media, pixels, tracking
+from utils.dataset import Footage, LipDataset, where_the_mouth_is
+from utils.generate import live as draw_live
 
 ROOT = Path(__file__).parent.parent
 EPOCH = 1732        # pictures of the epoch whose length is told
@@ -118,13 +119,13 @@ def train(data, runs, steps):
     names = script("train")
     footage, where = Footage(data), device.resolve("auto")
     dataset, rng = LipDataset(footage, train=True), np.random.default_rng(1)
-    weight, _, mouth = names["where_the_mouth_is"](dataset)
+    weight, _, mouth = where_the_mouth_is(dataset, names["MOUTH_WEIGHT"])
     learner = names["Learner"](LipUNet(points=footage.points.shape[1]), weight, mouth, where)
     learner.model.train()
     batches = chain.from_iterable(dataset.batches(names["BATCH_SIZE"], rng) for _ in count())
 
     def step(clock):
-        batch, sounds = clock.timed("data", lambda: names["to"](where, (
+        batch, sounds = clock.timed("data", lambda: device.to(where, (
             next(batches), dataset.sounds(names["SOUND_BATCH"], rng))))()
         learner.step(batch, sounds, names["DISCRIMINATOR_FROM"], names["LR"])
 
@@ -171,6 +172,23 @@ def infer(data, runs, batches=6):
             seconds.append(time.perf_counter() - begun)
         found[name] = round(batches * size / statistics.median(seconds), 1)
     return found
+
+
+def live(data, runs, seconds=3):
+    """Return pictures/s of utils.generate.live, fed a frame's sound at a time, how many times as fast as speech that
+    is, and the ms from a moment of speech to its picture."""
+    footage, where = Footage(data), device.resolve("auto")
+    model = LipUNet(points=footage.points.shape[1]).to(where, memory_format=torch.channels_last).eval()
+    shape = seconds * contract.FPS, audio.SAMPLES_PER_FRAME
+    sound = np.random.default_rng(0).normal(0, 0.1, shape).astype(np.float32)
+    references, found = footage.references(), []
+    for _ in range(runs):
+        begun = time.perf_counter()
+        pictures = sum(1 for _ in draw_live(model, footage, references, sound, where))
+        found.append(pictures / (time.perf_counter() - begun))
+    speed = statistics.median(found)
+    return {"pictures_per_s": round(speed, 1), "times_real_time": round(speed / contract.FPS, 2),
+            "latency_ms": round(audio.LATENCY_MS + 1000 / speed)}
 
 
 def reapply(data, film, runs):
