@@ -91,6 +91,7 @@ def test_the_median_run_is_one_that_was():
     assert speed.median(clocks) is clocks[2]
 
 
+@pytest.mark.slow
 def test_training_is_timed_to_the_last_part(tiny_data):
     """Shares of time sum to 1, the backward pass takes the most, and operations count discriminator and sounds."""
     row = speed.train(tiny_data, 1, 2)

@@ -22,7 +22,7 @@ SAVED = {"data": {"clip": "anna.mp4"}, "epoch": 7}
 def model(monkeypatch):
     """A small network that moves and mixes, as a checkpoint."""
     torch.manual_seed(0)
-    model = LipUNet(channels=(8, 8, 8, 8), audio_width=32).eval()
+    model = LipUNet(channels=(16, 16, 16, 16), audio_width=32).eval()
     model.usual.copy_(network().usual)
     for head in (model.mix, model.flow):
         torch.nn.init.normal_(head.weight, std=0.05)

@@ -27,7 +27,7 @@ from utils import checkpoint, console, contract, media, sample, tracking
 from utils.console import UserError
 
 SPEECH_SECONDS = 0.6
-SMALL = {"channels": (8, 8, 8, 8), "audio_width": 16}
+SMALL = {"channels": (16, 16, 16, 16), "audio_width": 16}
 
 
 # -- the four scripts --------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def preprocess_case(root, made, data):
     meta = older(root)
     contract.write_json(root / "data" / "meta.json", {**meta, "id": "old"})
     before = snapshot(root / "data")
-    after = {**part(snapshot(made / "data"), "face", "audio", "track.npz", "report.png", "meta.json"),
+    after = {**part(snapshot(made / "data"), "face", "detail", "audio", "track.npz", "report.png", "meta.json"),
              **part(before, "result")}
 
     def check():
@@ -169,8 +169,8 @@ def inference_case(root, made, data):
 
     def check():
         state = snapshot(root / "data")
-        assert part(state, "face", "audio", "result", "track.npz", "meta.json") == \
-            part(before, "face", "audio", "result", "track.npz", "meta.json")
+        assert part(state, "face", "detail", "audio", "result", "track.npz", "meta.json") == \
+            part(before, "face", "detail", "audio", "result", "track.npz", "meta.json")
         assert not [path for path in before if path.startswith("pred/other/") and state[path] != before[path]]
         try:
             [(folder, _)] = reapply_faces.read_predictions(root / "data", contract.read_meta(root / "data"))
@@ -322,7 +322,7 @@ def test_each_call_fails(stage, name, monkeypatch, capfd, tmp_path):
 
 
 # -- what the product does about it ------------------------------------------------------------------
-@pytest.mark.parametrize("piece", ["face", "audio", "track.npz", "meta.json"])
+@pytest.mark.parametrize("piece", ["face", "detail", "audio", "track.npz", "meta.json"])
 def test_an_interrupted_swap_is_ended_and_not_begun_anew(stage, monkeypatch, tmp_path, capfd, piece):
     """The next run only moves what is left, on whatever video it was started."""
     case, disk = stage("preprocess"), Disk(tmp_path / "work", monkeypatch)

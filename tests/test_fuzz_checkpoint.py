@@ -36,7 +36,7 @@ def trained(prepared, tmp_path_factory):
     footage, dataset = prepared
     torch.manual_seed(0)
     weight, _, crop = where_the_mouth_is(dataset, train.MOUTH_WEIGHT)
-    learner = train.Learner(LipUNet(channels=(8, 8, 8, 8), audio_width=8), weight, crop, CPU)
+    learner = train.Learner(LipUNet(channels=(16, 16, 16, 16), audio_width=8), weight, crop, CPU)
     rng = np.random.default_rng(0)
     learner.step(next(dataset.batches(2, rng)), dataset.sounds(2, rng), train.DISCRIMINATOR_FROM, 1e-3)
     folder = tmp_path_factory.mktemp("trained")

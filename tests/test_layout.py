@@ -16,7 +16,7 @@ TOP_LEVEL = {f"{name}.py" for name in SCRIPTS} | {
     "LICENSE"}
 PRODUCT = sorted([*(ROOT / f"{name}.py" for name in SCRIPTS), *ROOT.glob("models/*.py"), *ROOT.glob("utils/*.py")])
 WITH_HELP = [str(path.relative_to(ROOT)) for path in PRODUCT if '__name__ == "__main__"' in path.read_text()]
-MOST_LINES, MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 3700, 400, 60
+MOST_LINES, MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 3900, 400, 60
 SELF_EXPLAINING = {"main", "parse_args", "forward"}
 TRIVIAL = 6  # lines: a function that is no longer says what it does
 

@@ -65,6 +65,7 @@ def said(err, pattern):
     return [line for line in re.split(r"[\r\n]+", err) if re.search(pattern, line)]
 
 
+@pytest.mark.slow
 def test_two_processes_are_as_good_as_one(pair, tiny_data, tmp_path, monkeypatch):
     """Same figures, weights and files for the same batches; every message once. Adam makes much of little: rounding
     alone moves the discriminator's weights by 4e-5, gradients that are not averaged by more than 1e-3."""

@@ -122,7 +122,7 @@ def lengthen(data, film, result, times):
         for k in range(times):
             for i in frames:
                 os.link(path(data, i), path(result, k * len(frames) + i))
-    with np.load(data / "track.npz") as track:
+    with np.load(data / "track.npz", allow_pickle=False) as track:
         np.savez(result / "track.npz", **{
             key: np.concatenate([value + (key == "cuts") * k * len(frames) if key == "cuts" else value
                                  for k in range(times)]) for key, value in track.items()})

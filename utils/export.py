@@ -70,7 +70,7 @@ def description(saved, inputs, outputs):
         "pose": f"mean x, y of points {list(face.BRIDGE)} once {eyes} are turned, scaled and moved to (-0.5, 0) and "
                 "(0.5, 0); smoothed in the same way",
         "references": f"from frames of the same shot, {REFERENCE_GAP} or more away from the one to be drawn: one of "
-                      f"the {dataset.CLOSED:.0%} with the least opening, one of the {1 - dataset.OPEN:.0%} with the "
+                      f"the {face.CLOSED:.0%} with the least opening, one of the {1 - face.OPEN:.0%} with the "
                       f"most, each nearest in pose; kept until another is nearer by {dataset.STEADINESS}, so that the "
                       f"picture is steady. opening: mean distance of the pairs {list(face.LIP_PAIRS)} over that of "
                       f"{eyes}",
