@@ -303,7 +303,7 @@ def test_some_call_fails(stage, name, monkeypatch, capfd, tmp_path):
     """A share of the calls, each failing in another way; all of them are among the slow tests."""
     case, disk = stage(name), Disk(tmp_path / "work", monkeypatch)
     sites = sites_of(case, disk)
-    for k, (number, label) in enumerate(sites[::29]):
+    for k, (number, label) in enumerate(sites[::37]):
         disturb(case, disk, number, label, list(KINDS)[k % 3], capfd)
 
 

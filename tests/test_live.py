@@ -38,7 +38,7 @@ def footage(tiny_data):
 def model():
     """A small network that moves and mixes, and keeps what it has drawn before that is rounded."""
     torch.manual_seed(0)
-    model = LipUNet(channels=(16, 16, 16, 16), audio_width=32).eval()
+    model = LipUNet(channels=(8, 8, 8, 8), audio_width=32).eval()
     model.usual.copy_(network().usual)
     for head in (model.mix, model.flow):
         torch.nn.init.normal_(head.weight, std=0.05)

@@ -103,6 +103,7 @@ def test_resumed_training_equals_uninterrupted(run, monkeypatch):
     assert a["history"] == b["history"] and a["best"] == b["best"] and a["scheduler"] == b["scheduler"]
 
 
+@pytest.mark.slow
 def test_max_minutes_ends_in_time_with_the_rate_down(run):
     """With 20 seconds it stops within 20 seconds, learning rate at its end, checkpoint saved."""
     begun = time.monotonic()
@@ -146,6 +147,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(run, monkeypatch, tm
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
+@pytest.mark.slow
 def test_resume_keeps_the_settings_it_is_not_given(run):
     """Batch size, rate and epochs go on as they were; a new batch size keeps the place in the schedule."""
     folder = run("--epochs", 3, "--batch-size", 4, "--lr", 2e-4, "--max-minutes", 0.02)

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from models.unet import RIDGE
-from utils import audio, checkpoint, console, dataset, face
+from utils import audio, checkpoint, console, face
 from utils.console import UserError, say
 from utils.contract import (CONTRACT, FACE_SIZE, FPS, HOP, LOWER_TOP, MEL_FLOOR, MEL_FMAX, MEL_FMIN, N_FFT, N_MELS,
                             REFERENCE_GAP, ROWS_PER_FRAME, SAMPLE_RATE, WINDOW_ROWS, write_json, write_whole)
@@ -71,7 +71,7 @@ def description(saved, inputs, outputs):
                 "(0.5, 0); smoothed in the same way",
         "references": f"from frames of the same shot, {REFERENCE_GAP} or more away from the one to be drawn: one of "
                       f"the {face.CLOSED:.0%} with the least opening, one of the {1 - face.OPEN:.0%} with the "
-                      f"most, each nearest in pose; kept until another is nearer by {dataset.STEADINESS}, so that the "
+                      f"most, each nearest in pose; kept until another is nearer by {face.STEADINESS}, so that the "
                       f"picture is steady. opening: mean distance of the pairs {list(face.LIP_PAIRS)} over that of "
                       f"{eyes}",
     }
