@@ -17,6 +17,7 @@ Run     python reapply_faces.py [--data data] [--preview SECONDS] [--sound FILE]
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -168,6 +169,7 @@ def main():
     result = Path(args.data) / "result"
     with console.writing(result):
         # 2. frame by frame: decode, paste, encode
+        cv2.setNumThreads(1)  # each stage has a thread already
         for left in result.glob("*.tmp"):  # by runs that were killed
             contract.remove(left)
         paste = Paster(track, Detail(args.data, meta, track))

@@ -19,12 +19,12 @@ KEPT = 10                # frames kept of closed and of open mouths each
 STILL = 0.5              # quantile of the head's pace above which a frame may be blurred by it
 COARSE = 2.5 * UNIT      # px, sigma: what is finer is taken from the frames kept
 SAME, SMOOTH = 1.2 * UNIT, 1.5 * UNIT  # px, sigma: below the first nothing is compared: hair differs; and of the flow
-ALIKE = 28               # grey levels: much further apart, the frame kept shows something else than what was drawn
+ALIKE = 60               # grey levels: much further apart, the frame kept shows something else than what was drawn
 IN_MOUTH = 1, 6          # the same about the mouth: for what moves lips, and for what FACE_SIZE pixels cannot hold
 MOUTH = 2                # standard deviations of the lips' points: how far the mouth reaches
 CHOOSY = 1               # grey levels by which one of two frames must be nearer than the other to count alone
 FIRST = 6                # grey levels that the closed mouth has ahead: where both fit, their mean would be soft
-RESTORE, PIXEL = 0.2, 0.8  # what fetching between pixels takes from the finest detail is given before: share, sigma
+RESTORE, PIXEL = 0.22, 0.8  # what fetching between pixels takes from the finest detail is given before: share, sigma
 
 
 def choose(track, size):
@@ -102,7 +102,7 @@ class Detail:
             self.kept[i] = Kept(rgb, track["transform"][i], size)
         parts = closed_and_open(track["shape"][:, 0], numbers)
         self.serving = [nearest_pose(track["pose"], frames, part) for part in parts if len(part)]
-        self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self.flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self.flow.setUseSpatialPropagation(True)
         y, x = np.mgrid[:FACE_SIZE - LOWER_TOP, :FACE_SIZE].astype(np.float32)
         self.grid = np.stack([x, y], axis=-1)

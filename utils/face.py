@@ -93,6 +93,9 @@ def align(rgb, transform):
     """Return the aligned face (FACE_SIZE, FACE_SIZE, 3) uint8 of an RGB picture; edges are repeated outwards."""
     shrink = np.sqrt(abs(np.linalg.det(transform[:, :2])))
     if shrink < 0.6:  # area-average first, or hair and beard turn into moire
+        top, bottom, left, right = lower_box(transform, rgb.shape, (-1, -1, FACE_SIZE + 1, FACE_SIZE + 1))
+        if min(bottom - top, right - left) > 0:  # only the face, not all of the frame
+            rgb, transform = rgb[top:bottom, left:right], within(transform, top, left)
         rgb = cv2.resize(rgb, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         # resize moves pixel centres: x' = shrink (x + 0.5) - 0.5, and the transform has to follow
         transform = transform.copy().astype(np.float64)
@@ -102,9 +105,13 @@ def align(rgb, transform):
                           cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def lower_box(transform, size):
-    """Return (top, bottom, left, right) of the lower half in a source of size (height, width), even and inside it."""
-    corners = np.array([(0, LOWER_TOP), (FACE_SIZE, LOWER_TOP), (0, FACE_SIZE), (FACE_SIZE, FACE_SIZE)], np.float64)
+def lower_box(transform, size, part=(0, LOWER_TOP, FACE_SIZE, FACE_SIZE)):
+    """Return (top, bottom, left, right) of the lower half in a source of size (height, width), even and inside it.
+
+    part: (left, top, right, bottom) of what is wanted, face pixels.
+    """
+    x, y, x2, y2 = part
+    corners = np.array([(x, y), (x2, y), (x, y2), (x2, y2)], np.float64)
     back = cv2.invertAffineTransform(transform.astype(np.float64))
     points = corners @ back[:, :2].T + back[:, 2]
     left, top = np.maximum(0, np.floor(points.min(axis=0) / 2).astype(int) * 2 - 2)

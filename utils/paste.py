@@ -44,8 +44,11 @@ class Paster:
 
         Samples outside the blend region keep their values bit for bit.
         """
-        top, bottom, left, right = place = lower_box(self.transform[i], planes[0].shape)
-        if not self.strength[i] or not is_wide(place):
+        if not self.strength[i] or not is_wide(lower_box(self.transform[i], planes[0].shape)):
+            return
+        mask = self.mask(i)
+        top, bottom, left, right = lower_box(self.transform[i], planes[0].shape, bounds(mask))
+        if bottom - top < 2 or right - left < 2:
             return
         box = slice(top, bottom), slice(left, right)
         half = slice(top // 2, bottom // 2), slice(left // 2, right // 2)
@@ -53,7 +56,6 @@ class Paster:
         whole = within(self.transform[i], top, left)           # pixels of the box -> face pixels
         halved = np.column_stack([2 * whole[:, :2], whole @ (0.5, 0.5, 1)])  # the same for colour
         real = [align(part, here)[LOWER_TOP:] for part, here in zip(parts, (whole, halved, halved), strict=True)]
-        mask = self.mask(i)
         matched = match_colour(lower.astype(np.float32), yuv_to_rgb(*real, colours), mask)
         for here in (whole, halved):
             here[1, 2] -= LOWER_TOP                            # pixels of the box -> lower pixels
@@ -69,6 +71,12 @@ class Paster:
         drawn[0] += lent * luma_range(colours)
         for part, new, where in zip(parts, drawn, (big, small, small), strict=True):
             np.copyto(part, to_uint8(part + (new - part) * where), where=where > 0)
+
+
+def bounds(mask):
+    """Return (left, top, right, bottom) of where a mask (84, 168) of the lower half is not 0, face pixels."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return columns[0] - 1, LOWER_TOP + rows[0] - 1, columns[-1] + 1, LOWER_TOP + rows[-1] + 1
 
 
 def _ramp(x):

@@ -225,7 +225,9 @@ def find_cuts(frames):
         return k == 0 or (changes[k] > CUT_LEAST and changes[k] > CUT_RATIO * max(near, default=np.inf))
 
     for rgb in frames:
-        small = cv2.cvtColor(cv2.resize(rgb, (64, 64), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+        step = max(1, min(rgb.shape[:2]) // 256)  # of a large picture every so many pixels will do
+        small = cv2.resize(rgb[::step, ::step], (64, 64), interpolation=cv2.INTER_AREA)
+        small = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
         small = small.astype(np.float32)
         changes.append(0.0 if before is None else float(np.abs(small - before).mean()))
         before = small
