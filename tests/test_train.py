@@ -76,6 +76,7 @@ def flat(state):
             yield value
 
 
+@pytest.mark.slow
 def test_resumed_training_equals_uninterrupted(run, monkeypatch):
     """Interrupted after epoch 1 in the middle of epoch 2, then resumed: bit-equal weights, optimizers and history."""
     monkeypatch.setattr(train, "DISCRIMINATOR_FROM", 3)

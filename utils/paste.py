@@ -113,5 +113,7 @@ def match_colour(lower, real, mask):
     difference = real - lower
     alike = np.exp(-(np.abs(difference).max(axis=-1) / COLOUR_ALIKE) ** 2)  # skin on skin, not skin on background
     weight = 4 * mask * (1 - mask) * alike + 1e-4
-    spread = cv2.GaussianBlur(difference * weight[..., None], (0, 0), COLOUR_SIGMA)
-    return lower + spread / cv2.GaussianBlur(weight, (0, 0), COLOUR_SIGMA)[..., None]
+    both = np.dstack([difference * weight[..., None], weight])
+    half = cv2.resize(both, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)  # it is smooth, and four times faster
+    spread = cv2.resize(cv2.GaussianBlur(half, (0, 0), COLOUR_SIGMA / 2), mask.shape[::-1])
+    return lower + spread[..., :3] / spread[..., 3:]
