@@ -350,7 +350,7 @@ def no_face(video, number):
     raise UserError("no face")
 
 
-@pytest.mark.parametrize(("name", "limit"), [("preprocess", 100_000), ("train", 200_000), ("inference", 10_000),
+@pytest.mark.parametrize(("name", "limit"), [("preprocess", 200_000), ("train", 200_000), ("inference", 10_000),
                                              ("reapply", 30_000)])
 def test_the_kernel_refuses_to_write(stage, name, limit, capfd):
     """No part is played here: files may not grow beyond a limit, and the error is the system's own."""
