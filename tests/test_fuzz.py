@@ -18,7 +18,7 @@ import mutate
 import reapply_faces
 from conftest import make_video
 from test_layout import PRODUCT, tree
-from utils import contract, media, paste, pixels
+from utils import detail, contract, media, paste, pixels
 from utils.console import UserError
 from utils.dataset import Footage
 from utils.face import CARRIED
@@ -124,9 +124,11 @@ def test_no_frames_and_no_files_is_no_clip(tmp_path, tiny_data):
 
 # -- track.npz ---------------------------------------------------------------------------------------
 def use_track(track, planes):
-    """Paste into a frame with that track."""
-    paster = paste.Paster(track)
-    for i in (0, 75, 149):
+    """Paste into a frame with that track, with and without the detail of kept frames."""
+    lent = detail.Detail("", {"frames": 150, "detail": [], "size": [512, 512]}, track)
+    rgb, here = np.full((40, 40, 3), 99, np.uint8), np.eye(2, 3)
+    lent.kept, lent.serving = {0: detail.Kept(rgb, here, (512, 512))}, [np.zeros(150, int)]
+    for i, paster in ((0, paste.Paster(track)), (75, paste.Paster(track, lent)), (149, paste.Paster(track, lent))):
         paster([plane.copy() for plane in planes], BLEND, i, np.zeros((84, 168, 3), np.uint8))
 
 

@@ -106,8 +106,8 @@ class Detail:
         self.flow.setUseSpatialPropagation(True)
         y, x = np.mgrid[:FACE_SIZE - LOWER_TOP, :FACE_SIZE].astype(np.float32)
         self.grid = np.stack([x, y], axis=-1)
-        lips = track["lips"][track["valid"]] - (0, LOWER_TOP)
-        from_middle = (self.grid - lips.mean(axis=(0, 1))) / (MOUTH * lips.std(axis=(0, 1)))
+        lips = track["lips"] - (0, LOWER_TOP)
+        from_middle = (self.grid - lips.mean(axis=(0, 1))) / (MOUTH * np.maximum(1, lips.std(axis=(0, 1))))
         mouth = np.minimum(1, 2 * np.exp(-0.5 * (from_middle ** 2).sum(axis=-1))).astype(np.float32)
         self.alike = [ALIKE - (ALIKE - least) * mouth for least in IN_MOUTH]
 
