@@ -44,8 +44,10 @@ class Paster:
 
         Samples outside the blend region keep their values bit for bit.
         """
+        if not self.strength[i] or not is_wide(lower_box(self.transform[i], planes[0].shape)):
+            return
         mask = self.mask(i)
-        if not self.strength[i] or not is_wide(lower_box(self.transform[i], planes[0].shape)) or not mask.any():
+        if not mask.any():
             return
         top, bottom, left, right = lower_box(self.transform[i], planes[0].shape, bounds(mask))
         if bottom - top < 2 or right - left < 2:

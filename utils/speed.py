@@ -153,8 +153,7 @@ def infer(data, runs, batches=6):
     model = LipUNet(points=footage.points.shape[1]).to(where, memory_format=torch.channels_last).eval()
     size = script("inference")["BATCH_SIZE"]
     frames = np.arange(size) % footage.frames
-    inputs = {key: value.to(where) for key, value in
-              footage.inputs(frames, footage.windows(frames), footage.references()).items()}
+    inputs = device.to(where, footage.inputs(frames, footage.windows(frames), footage.references()))
 
     def draw(context):
         with context:

@@ -105,8 +105,8 @@ class Stage:
             self.paste(planes, colours, self.order[k], lower)
             y, u, v = planes[0][self.box], planes[1][self.half], planes[2][self.half]
             if k % SEAM_STEP == 0:
-                here = self.transform[k].astype(np.float64)
-                here[:, 2] += here[:, :2] @ self.corner - (0, contract.LOWER_TOP)  # box pixels -> lower pixels
+                here = face.within(self.transform[k], *self.corner[::-1])
+                here[1, 2] -= contract.LOWER_TOP  # box pixels -> lower pixels
                 mask = cv2.warpAffine(self.paste.mask(self.order[k]), here, y.shape[::-1],
                                       flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
                 scale = np.sqrt(np.linalg.det(here[:, :2]))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from utils.audio import log_mel
+from utils.audio import BLOCK_ROWS, log_mel
 from utils.contract import FPS, HOP, ROWS_PER_FRAME, SAMPLE_RATE
 from utils.face import shots
 
@@ -15,7 +15,6 @@ SPEECH_BANDS = slice(17, 63)  # mel bands of 0.7-4 kHz, where loudness follows t
 FLOOR = -9.0         # log level below which bands count as silent: a room's noise is no movement
 SMOOTHING = 4        # rows, sigma of the Gaussian whose slope is the speed of mouth and loudness
 MOST = 80            # rows of offset looked at to either side (800 ms)
-BLOCK_ROWS = 3000    # of the mel at a time: no second copy of that of an hour
 SEGMENT = SAMPLE_RATE // HOP  # rows (1 s) of a segment; segments that tell the same make an estimate sure
 NEAR = 4             # rows (40 ms) within which two estimates tell the same
 RESAMPLINGS = 200
@@ -58,6 +57,7 @@ def _sums(mel, opening, valid):
         return np.zeros((2 * MOST + 3, len(starts)))
     mouth, loud = (gaussian_filter1d(curve, SMOOTHING, order=1, mode="nearest") for curve in (
         np.interp(np.arange(rows) / ROWS_PER_FRAME, known, opening[known]),
+        # block by block: no second copy of the mel of an hour
         np.concatenate([np.maximum(part[:, SPEECH_BANDS], FLOOR).mean(axis=1)
                         for part in np.array_split(mel, 1 + rows // BLOCK_ROWS)])))
     mouth *= np.repeat(valid, ROWS_PER_FRAME)
