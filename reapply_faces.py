@@ -130,11 +130,12 @@ def outputs(args, clip, predictions):
 
 
 def pasted(frames, order, folder, paste, again, beside):
-    """Yield the planes of each frame with its lower face in it; with `beside`, to the right of the source's."""
-    for j, (i, (planes, colours)) in enumerate(zip(order, frames, strict=True)):
+    """Yield each picture with its lower face in it; with `beside`, to the right of the source's."""
+    for j, (i, (picture, colours)) in enumerate(zip(order, frames, strict=True)):
+        planes = pixels.planes_of(picture)
         source = [plane.copy() for plane in planes] if beside else ()
         paste(planes, colours, i, read_lower(folder, j, again))
-        yield [np.hstack(pair) for pair in zip(source, planes, strict=True)] if beside else planes
+        yield [np.hstack(pair) for pair in zip(source, planes, strict=True)] if beside else picture
 
 
 def render(clip, order, folder, paste, sound, output, beside, again):
@@ -146,10 +147,10 @@ def render(clip, order, folder, paste, sound, output, beside, again):
     output.parent.mkdir(parents=True, exist_ok=True)
     with media.VideoWriter(output, width * (1 + beside), height, CRF, PRESET, blocks, rate, channels,
                            like=first.picture) as video:
-        decoded = ahead((frame.planes(), frame.colours) for frame in media.read_order(clip, order))
+        decoded = ahead((frame.copied(), frame.colours) for frame in media.read_order(clip, order))
         finished = ahead(pasted(decoded, order, folder, paste, again, beside))
-        for planes in tqdm(finished, total=len(order), desc=f"pasting {folder.name}", unit="frame"):
-            video.write(planes)
+        for picture in tqdm(finished, total=len(order), desc=f"pasting {folder.name}", unit="frame"):
+            video.write(picture)
     seconds = len(order) / contract.FPS
     say(f"{seconds:.1f} s of video; the mouth in it is AI-generated: say so where you show it")
 

@@ -74,6 +74,7 @@ def test_only_the_mouth_changes(rendered, tiny_clip):
         assert difference[:200].mean() < 2 and difference[:, :100].mean() < 2
 
 
+@pytest.mark.slow
 def test_several_speeches_one_longer_than_the_footage(tiny_data, trained, tiny_speech, tmp_path):
     """7 s of speech on 6 s of footage run it forward and back; each speech of the folder and the file gets a video."""
     (tmp_path / "a folder").mkdir()
@@ -101,6 +102,7 @@ def test_checkpoint_speaks_on_other_footage_of_two_seconds(trained, tiny_speech,
     assert sum(1 for _ in media.read_frames(video)) == 55
 
 
+@pytest.mark.slow
 def test_evaluate_prints_its_table(tiny_data, trained, tiny_clip, tiny_speech):
     """Every row of the meter is there, and the figures are correlations."""
     table = script("-m utils.evaluate", "--data", tiny_data, "--checkpoint", trained, "--against", tiny_clip,

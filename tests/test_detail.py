@@ -78,6 +78,45 @@ def test_a_blurred_lower_face_gets_its_texture_back(clip, tiny_data, tiny_clip):
     assert fine["without"] < 0.05 and 0.2 < fine["with"] < 1.4
 
 
+@pytest.mark.parametrize("scale", [0.04, 0.2, 0.36, 0.8, 1.3])
+def test_a_map_of_lower_pixels_comes_out_where_it_belongs(scale):
+    """Both ways of enlarging: each place gets what lies where the transform says."""
+    cos, sin = scale * np.cos(0.1), scale * np.sin(0.1)
+    here = np.array([(cos, -sin, 40.3), (sin, cos, 20.6)])
+    size = int(90 / scale), int(50 / scale)
+    rows, columns = np.mgrid[:H, :W].astype(np.float32)
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    for field, wanted in ((columns, here[0]), (rows, here[1])):
+        wanted = wanted[0] * x + wanted[1] * y + wanted[2]
+        edge = int(detail.STEP / scale) + 1  # where a smooth map is led on
+        inside = np.s_[edge:-edge, edge:-edge]
+        for way in (detail.enlarge, detail.smoothly):
+            found = way(field, here, size)
+            assert found.shape == wanted.shape
+            np.testing.assert_allclose(found[inside], wanted[inside], atol=0.05)
+
+
+def test_an_enlarged_picture_is_as_sharp_as_by_cubic_interpolation():
+    here = np.array([(0.36, -0.01, 3), (0.01, 0.36, 2)])
+    picture = cv2.GaussianBlur(np.random.default_rng(0).normal(0, 30, (H, W)).astype(np.float32), (0, 0), 0.8)
+    cubic = cv2.warpAffine(picture, here, (400, 200), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+    assert (detail.enlarge(picture, here, (400, 200)) - cubic)[8:-8, 8:-8].std() < 0.05 * cubic.std()
+
+
+def test_nothing_is_lent_where_nothing_is_pasted(clip, tiny_data):
+    meta, track = clip
+    here = track["transform"][60].astype(np.float64)
+    here[1, 2] -= contract.LOWER_TOP
+    lent, lower, mask = detail.Detail(tiny_data, meta, track), real_lower(tiny_data, 60), np.ones((H, W), np.float32)
+    _, everywhere = lent(60, lower, mask, here, SIZE)
+    mask[:, :W // 2] = 0
+    _, right = lent(60, lower, mask, here, SIZE)
+    _, nowhere = lent(60, lower, 0 * mask, here, SIZE)
+    assert everywhere.std() > 3 * np.abs(nowhere).max() and not nowhere.any()
+    assert 0.2 < (right != 0).sum() / (everywhere != 0).sum() < 0.8
+    assert np.abs(right - everywhere)[right != 0].mean() < 0.05 * everywhere.std()  # their grids differ a little
+
+
 def test_where_the_frame_kept_shows_something_else_nothing_is_lent(clip, tiny_data):
     meta, track = clip
     lent = detail.Detail(tiny_data, meta, track)
@@ -85,7 +124,7 @@ def test_where_the_frame_kept_shows_something_else_nothing_is_lent(clip, tiny_da
     here[1, 2] -= contract.LOWER_TOP
     other = np.zeros((H, W, 3), np.uint8)
     other[::16] = 255  # nothing that a face could be moved to
-    taken, added = lent(60, other, here, SIZE)
+    taken, added = lent(60, other, np.ones((H, W), np.float32), here, SIZE)
     assert np.abs(taken).mean() < 2 and np.abs(added).mean() < 1
 
 

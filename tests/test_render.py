@@ -130,7 +130,7 @@ def test_a_stage_that_fails_ends_the_others(render, prediction, tiny_speech, mon
 
     paste = broken(lambda *_: None) if stage == "paste" else lambda *_: None
     if stage == "decode":
-        monkeypatch.setattr(media.Frame, "planes", broken(media.Frame.planes, [-1]))
+        monkeypatch.setattr(media.Frame, "copied", broken(media.Frame.copied, [-1]))
     elif stage == "lower":
         monkeypatch.setattr(reapply_faces, "read_lower", broken(reapply_faces.read_lower, [0]))
     elif stage == "encode":

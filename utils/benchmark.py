@@ -23,8 +23,6 @@ Run     python -m utils.benchmark [--clip VIDEO] [--data DIR] [--json] [--memory
 import contextlib
 import json
 import multiprocessing
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -40,24 +38,14 @@ from tqdm import tqdm
 
 from utils import console, contract, media, pixels, sample, speed
 from utils.console import UserError, say
+from utils.device import usual
 
 # ------------------------------------------------------------------------------------------------------
 SECONDS, RUNS, STEPS = 10, 3, 20  # of the films that are timed; the median of so many; training steps of each
 LONG, TRAINED = (60, 600), (120, 1200)  # s of the films whose memory is compared, and of those trained on
 TRAIN_MINUTES = 5           # on each at most: over 300 steps, from where on the discriminator judges
-ROOT = Path(__file__).parent.parent
 SIDE, COPIED, TIMES = 2048, 256 << 20, 7  # of the matrices; bytes; the median of so many counts
 # ------------------------------------------------------------------------------------------------------
-
-
-def usual(work):
-    """Return the seconds of the median of a few calls; the first is not counted."""
-    seconds = []
-    for _ in range(1 + TIMES):
-        begun = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds[1:])
 
 
 def calibration():
@@ -65,9 +53,9 @@ def calibration():
     found = {"threads": torch.get_num_threads()}
     for name, kind in (("fp32_gflops", torch.float32), ("bf16_gflops", torch.bfloat16)):
         a = torch.ones(SIDE, SIDE, dtype=kind)
-        found[name] = round(2 * SIDE ** 3 / 1e9 / usual(lambda a=a: a @ a), 1)
+        found[name] = round(2 * SIDE ** 3 / 1e9 / usual(lambda a=a: a @ a, TIMES), 1)
     source, target = np.ones(COPIED, np.uint8), np.zeros(COPIED, np.uint8)
-    found["memcpy_gb_per_s"] = round(COPIED / 1e9 / usual(lambda: np.copyto(target, source)), 1)
+    found["memcpy_gb_per_s"] = round(COPIED / 1e9 / usual(lambda: np.copyto(target, source), TIMES), 1)
     return found
 
 
@@ -114,22 +102,6 @@ def write_prediction(data, film):
     contract.write_json(data / "pred" / "last.json", {"speeches": [folder.name]})
 
 
-def lengthen(data, film, result, times):
-    """Make of prepared data the data of a film that shows the same so many times over, without preparing it."""
-    meta, frames = contract.read_meta(data), range(contract.read_meta(data)["frames"])
-    for path in (contract.face_path, contract.mel_path):
-        path(result, 0).parent.mkdir(parents=True)
-        for k in range(times):
-            for i in frames:
-                os.link(path(data, i), path(result, k * len(frames) + i))
-    with np.load(data / "track.npz", allow_pickle=False) as track:
-        np.savez(result / "track.npz", **{
-            key: np.concatenate([value + (key == "cuts") * k * len(frames) if key == "cuts" else value
-                                 for k in range(times)]) for key, value in track.items()})
-    contract.write_json(result / "meta.json", {**meta, "frames": times * len(frames),
-                                               "source": contract.source_identity(film)})
-
-
 # ------------------------------------------------------------------------------------------------------
 def watch(number, running):
     """Return the peaks in MB of process `number` while running(): {"anonymous": RssAnon, "resident": VmHWM}."""
@@ -146,7 +118,7 @@ def watch(number, running):
 
 def peak(*command):
     """Run a script and return its peaks as watch() does."""
-    with subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen([sys.executable, *map(str, command)], cwd=speed.ROOT, stdout=subprocess.DEVNULL) as process:
         peaks = watch(process.pid, lambda: process.poll() is None)
     if process.returncode:
         raise UserError(f"{Path(command[0]).name} ended with {process.returncode} (see above); mend it and run again: "
@@ -163,30 +135,23 @@ def alone(work, *given):
         return future.result(), peaks
 
 
-def training_memory(clip, folder, trained):
-    """Return the peaks of train.py on a short and on a long film."""
-    films = {seconds: folder / f"{seconds}_s" for seconds in trained}
-    short, long = trained
-    film = write_film(clip, films[short].with_suffix(".mp4"), short, 360)
-    peak("preprocess.py", film, "--data", films[short])
-    lengthen(films[short], write_film(film, films[long].with_suffix(".mp4"), long, 360), films[long], long // short)
-    return {data.name: peak("train.py", "--data", data, "--checkpoints", data / "net", "--epochs", 1,
-                            "--max-minutes", TRAIN_MINUTES) for data in films.values()}
-
-
 def memory(clip, folder, long=LONG, trained=TRAINED):
     """Return the peaks of the scripts on short and long films (MB), and how much the long one takes over the other."""
     if not Path("/proc/self/status").is_file():
         raise UserError("memory can only be measured on Linux; run: python -m utils.benchmark")
-    found = {"preprocess.py": {}, "reapply_faces.py": {}}
-    for seconds in long:
+    found = {}
+    for seconds, lines in [*zip(long, repeat(1080)), *zip(trained, repeat(360))]:
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            film, data = write_film(clip, Path(work) / "film.mp4", seconds), Path(work) / "data"
-            found["preprocess.py"][f"{seconds}_s"] = peak("preprocess.py", film, "--data", data)
-            write_prediction(data, film)
-            found["reapply_faces.py"][f"{seconds}_s"] = peak("reapply_faces.py", "--data", data)
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        found["train.py"] = training_memory(clip, Path(work), trained)
+            film, data = write_film(clip, Path(work) / "film.mp4", seconds, lines), Path(work) / "data"
+            peaks = {"preprocess.py": peak("preprocess.py", film, "--data", data)}
+            if lines == 1080:
+                write_prediction(data, film)
+                peaks["reapply_faces.py"] = peak("reapply_faces.py", "--data", data)
+            else:
+                peaks = {"train.py": peak("train.py", "--data", data, "--checkpoints", work, "--epochs", 1,
+                                          "--max-minutes", TRAIN_MINUTES)}
+            for name, value in peaks.items():
+                found.setdefault(name, {})[f"{seconds}_s"] = value
     for peaks in found.values():
         short, longer = peaks.values()
         peaks["ratio"] = {key: round(longer[key] / short[key], 2) for key in short}
@@ -245,7 +210,7 @@ def main():
 def parse_args():
     parser = console.parser(__doc__)
     parser.add_argument("--clip", metavar="VIDEO", help="a face that speaks (default: the built-in sample)")
-    parser.add_argument("--data", metavar="DIR", help="folder for the temporary files, which for --memory take 2 GB "
+    parser.add_argument("--data", metavar="DIR", help="folder for the temporary files, which for --memory take 4 GB "
                         "(default: the system's)")
     parser.add_argument("--json", action="store_true", help="print JSON only")
     parser.add_argument("--memory", action="store_true", help="measure memory too")

@@ -302,7 +302,7 @@ def noise_floor(shape, rng, lowest, highest):
     b, t, bands = shape
     level = rng.uniform(lowest, highest, (b, 1, 1))
     colour = rng.uniform(-1.5, 1.5, (b, 1, 1)) * np.linspace(-0.5, 0.5, bands)
-    flutter = rng.standard_normal((b, t + 4, bands)).astype(np.float32)  # float32 from here on: half the time
+    flutter = rng.standard_normal((b, t + 4, bands), np.float32)  # float32 from here on: half the time
     flutter = sum(flutter[:, k:k + t] for k in range(5))  # spectra overlap by 4/5, so neighbours are alike
     return (level + colour).astype(np.float32) + np.float32(0.3 / np.sqrt(5)) * flutter
 

@@ -88,6 +88,16 @@ def trial(half):
     return time.perf_counter() - begun
 
 
+def usual(work, times):
+    """Return the seconds of the median of so many calls; one before them is not counted."""
+    seconds = []
+    for _ in range(1 + times):
+        begun = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds[1:])
+
+
 def autocast(device):
     """Return the mixed-precision context of a device: bfloat16 where it is faster, else nothing."""
     return torch.autocast(device.type, torch.bfloat16) if has_bfloat16(device) else contextlib.nullcontext()

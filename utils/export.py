@@ -13,7 +13,6 @@ Run     python -m utils.export [--checkpoint checkpoints/best.pth] [--output che
 
 import logging
 import shlex
-import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from utils import audio, checkpoint, console, face
 from utils.console import UserError, say
 from utils.contract import (CONTRACT, FACE_SIZE, FPS, HOP, LOWER_TOP, MEL_FLOOR, MEL_FMAX, MEL_FMIN, N_FFT, N_MELS,
                             REFERENCE_GAP, ROWS_PER_FRAME, SAMPLE_RATE, WINDOW_ROWS, write_json, write_whole)
+from utils.device import usual
 
 # ------------------------------------------------------------------------------------------------------
 MOST_APART = 1e-3       # between ONNX and PyTorch, of pictures 0..1 and of normalised landmarks
@@ -141,23 +141,14 @@ def apart(model, session):
     return float(np.max(found))  # and not max(): a NaN is the largest
 
 
-def speed(draw, size):
-    """Return how many pictures a second draw() makes, `size` at a call: the median of some calls."""
-    seconds = []
-    for _ in range(TIMES):
-        begun = time.perf_counter()
-        draw()
-        seconds.append(time.perf_counter() - begun)
-    return size / float(np.median(seconds))
-
-
 def compare_speed(model, session):
     """Print how fast PyTorch and onnxruntime draw, in turn."""
     model = model.to(memory_format=torch.channels_last)
     for size in SIZES:
         inputs = example(model, size, noise=False)
         fed = {name: value.numpy() for name, value in inputs.items()}
-        ours, theirs = speed(partial(model, **inputs), size), speed(partial(session.run, None, fed), size)
+        ours, theirs = (size / usual(draw, TIMES) for draw in (partial(model, **inputs),
+                                                               partial(session.run, None, fed)))
         print(f"{size} at a time, float32, {torch.get_num_threads()} threads: PyTorch {ours:.1f} pictures/s, "
               f"onnxruntime {theirs:.1f}")
 

@@ -1,5 +1,7 @@
 """Faces: which landmark is what, the alignment that speech does not move, and what the mouth does."""
 
+import math
+
 import cv2
 import numpy as np
 from scipy.signal import savgol_filter
@@ -89,20 +91,42 @@ def mouth_shape(points):
     return np.stack([opening, width], axis=-1) / eye[:, None]
 
 
-def align(rgb, transform):
-    """Return the aligned face (FACE_SIZE, FACE_SIZE, 3) uint8 of an RGB picture; edges are repeated outwards."""
-    shrink = np.sqrt(abs(np.linalg.det(transform[:, :2])))
+def align(rgb, transform, size=(FACE_SIZE, FACE_SIZE)):
+    """Return the aligned face (FACE_SIZE, FACE_SIZE, 3) uint8 of an RGB picture; edges are repeated outwards. size
+    (width, height): of what else the transform leads to."""
+    shrink = zoom(transform)
     if shrink < 0.6:  # area-average first, or hair and beard turn into moire
-        top, bottom, left, right = lower_box(transform, rgb.shape, (-1, -1, FACE_SIZE + 1, FACE_SIZE + 1))
+        top, bottom, left, right = lower_box(transform, rgb.shape, (-1, -1, size[0] + 1, size[1] + 1))
         if min(bottom - top, right - left) > 0:  # only the face, not all of the frame
             rgb, transform = rgb[top:bottom, left:right], within(transform, top, left)
+        step = int(0.6 / shrink)
+        width, height = rgb.shape[1] // step, rgb.shape[0] // step
+        if step > 1 and min(width, height) > 0:  # whole numbers of pixels are averaged several times as fast
+            rgb = cv2.resize(rgb[:height * step, :width * step], (width, height), interpolation=cv2.INTER_AREA)
+            transform, shrink = coarser(transform, step), shrink * step
         rgb = cv2.resize(rgb, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-        # resize moves pixel centres: x' = shrink (x + 0.5) - 0.5, and the transform has to follow
-        transform = transform.copy().astype(np.float64)
-        transform[:, 2] += transform[:, :2] @ np.full(2, 0.5 / shrink - 0.5)
-        transform[:, :2] /= shrink
-    return cv2.warpAffine(rgb, transform, (FACE_SIZE, FACE_SIZE), flags=cv2.INTER_CUBIC if shrink >= 1 else
-                          cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        transform = coarser(transform, 1 / shrink)
+    return cv2.warpAffine(rgb, transform, size, flags=cv2.INTER_CUBIC if shrink >= 1 else cv2.INTER_LINEAR,
+                          borderMode=cv2.BORDER_REPLICATE)
+
+
+def zoom(transform):
+    """Return the pixels that a pixel becomes in the picture that a transform (2, 3) leads to."""
+    (a, b, _), (c, d, _) = transform.tolist()
+    return math.sqrt(abs(a * d - b * c))
+
+
+def coarser(transform, step):
+    """Return the transform (2, 3) float64 from a picture that was made `step` times smaller: a pixel's centre, now at
+    (x + 0.5) / step - 0.5, still leads where it did."""
+    coarse = transform * np.float64((step, step, 1))
+    coarse[:, 2] += (step - 1) / 2 * (transform[:, 0] + transform[:, 1])
+    return coarse
+
+
+def larger(transform, by):
+    """Return the transform (2, 3) float64 to a picture `by` times as large as the one it leads to."""
+    return transform * by + (0, 0, (by - 1) / 2)
 
 
 def lower_box(transform, size, part=(0, LOWER_TOP, FACE_SIZE, FACE_SIZE)):
@@ -111,11 +135,11 @@ def lower_box(transform, size, part=(0, LOWER_TOP, FACE_SIZE, FACE_SIZE)):
     part: (left, top, right, bottom) of what is wanted, face pixels.
     """
     x, y, x2, y2 = part
-    corners = np.array([(x, y), (x2, y), (x, y2), (x2, y2)], np.float64)
-    back = cv2.invertAffineTransform(transform.astype(np.float64))
-    points = corners @ back[:, :2].T + back[:, 2]
-    left, top = np.maximum(0, np.floor(points.min(axis=0) / 2).astype(int) * 2 - 2)
-    right, bottom = np.minimum((size[1], size[0]), np.ceil(points.max(axis=0) / 2).astype(int) * 2 + 2)
+    back, sides = cv2.invertAffineTransform(transform.astype(np.float64)).tolist(), []
+    for (a, b, shift), most in zip(back, (size[1], size[0]), strict=True):  # plain numbers: asked for in every frame
+        sides += [max(0, math.floor((min(a * x, a * x2) + min(b * y, b * y2) + shift) / 2) * 2 - 2),
+                  min(most, math.ceil((max(a * x, a * x2) + max(b * y, b * y2) + shift) / 2) * 2 + 2)]
+    left, right, top, bottom = sides
     return top, bottom, left, right
 
 

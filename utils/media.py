@@ -15,6 +15,7 @@ from av.stream import Disposition
 
 from utils.console import UserError
 from utils.contract import FPS
+from utils.pixels import drawn, planes_of
 
 # av.logging stays untouched: a Python log callback and FFmpeg's decoding threads can wait for each other forever.
 
@@ -57,17 +58,15 @@ class Frame:
         height, width = rgb.shape[0] & ~1, rgb.shape[1] & ~1
         return np.ascontiguousarray(rgb[:height, :width])
 
-    def planes(self):
-        """Return its decoded planes as 8-bit 4:2:0: y (H, W), u and v (H/2, W/2), uint8, own memory."""
+    def copied(self):
+        """Return it as a picture of its own, 8-bit 4:2:0, as VideoWriter takes it."""
         picture = self.picture if self.picture.format.name in ("yuv420p", "yuvj420p") else \
             self.picture.reformat(format="yuv420p")
-        planes = []
-        for plane in picture.planes:
-            rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:plane.height, :plane.width]
-            planes.append(self._upright(rows))
-        height, width = planes[0].shape[0] & ~1, planes[0].shape[1] & ~1
-        sizes = [(height, width)] + [(height // 2, width // 2)] * 2
-        return [plane[:h, :w].copy() for plane, (h, w) in zip(planes, sizes, strict=True)]
+        return drawn(self._upright(plane) for plane in planes_of(picture))
+
+    def planes(self):
+        """Return its decoded planes as planes_of() does, own memory."""
+        return planes_of(self.copied())
 
     @property
     def colours(self):
@@ -340,14 +339,13 @@ class VideoWriter:
             context.colorspace, context.color_range = like.colorspace, like.color_range
             context.color_primaries, context.color_trc = like.color_primaries, like.color_trc
         if sound is not None:
-            self.audio = self.container.add_stream("aac", rate=rate, bit_rate=96000 * channels)
+            self.audio = self.container.add_stream("aac", rate=rate, bit_rate=96000 * channels,
+                                                   options={"aac_coder": "fast"})  # FFmpeg: better above 64 kbit/s
             self.audio.layout = LAYOUTS[channels]
 
-    def write(self, planes):
-        """Add one picture: three uint8 planes y (H, W), u, v (H/2, W/2); and the sound up to its end."""
-        picture = av.VideoFrame(self.video.width, self.video.height, "yuv420p")
-        for samples, plane in zip(planes, picture.planes, strict=True):
-            np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:plane.height, :plane.width] = samples
+    def write(self, picture):
+        """Add one picture, or its three uint8 planes y (H, W), u, v (H/2, W/2); and the sound up to its end."""
+        picture = picture if isinstance(picture, av.VideoFrame) else drawn(picture)
         if self.like is not None:
             picture.colorspace, picture.color_range = self.like.colorspace, self.like.color_range
         picture.pts, picture.time_base = self.count, Fraction(1, FPS)

@@ -5,13 +5,14 @@ import numpy as np
 from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
 from utils.contract import FACE_SIZE, LOWER_TOP
-from utils.detail import enlarge
-from utils.face import CARRIED, JAW, align, is_wide, lower_box, smooth, to_face, within
-from utils.pixels import luma_range, rgb_to_yuv, to_uint8, yuv_to_rgb
+from utils.detail import bounds, enlarge, smoothly
+from utils.face import CARRIED, JAW, align, coarser, is_wide, larger, lower_box, smooth, to_face, within
+from utils.pixels import luma_range, rgb_to_yuv, yuv_to_rgb
 
 UNIT = FACE_SIZE / 168       # the lengths below are for a face of 168 pixels
 MARGIN, INSET = 4 * UNIT, 5 * UNIT  # px by which the blend region reaches beyond the chin, and stays inside the cheeks
 FEATHER = 4 * UNIT           # px, sigma of its soft edge
+FAINT = 1 / 255              # the edge ends where not even black on white would show
 RAMP = 8 * UNIT              # px from the edge of the lower half to full strength
 CHIN = slice(6, 15)          # the part of JAW that speech moves
 MARGINS = np.interp(np.abs(np.arange(len(JAW)) - 10), (2, 5), (MARGIN, -INSET))  # px, of each point of JAW
@@ -28,16 +29,17 @@ class Paster:
         self.transform, self.detail = track["transform"], detail
         self.outline = jaw_outline(track)
         solid = minimum_filter1d(track["valid"].astype(np.float32), 2 * (FADE // 2) + 1, mode="nearest")
+        y, x = np.mgrid[:FACE_SIZE - LOWER_TOP, :FACE_SIZE]
+        self.ramps = _ramp(np.minimum(y, y[::-1]) / RAMP) * _ramp(np.minimum(x, x[:, ::-1]) / RAMP)
         self.strength = uniform_filter1d(solid, 2 * (FADE // 2) + 1, mode="nearest") * track["valid"]
 
     def mask(self, i):
         """Return the blend region of frame i in face pixels, (84, 168) float32, 0 on every edge."""
-        h, w = FACE_SIZE - LOWER_TOP, FACE_SIZE
-        region = np.zeros((h, w), np.float32)
+        region = np.zeros(self.ramps.shape, np.float32)
         cv2.fillPoly(region, [np.round((self.outline[i] - (0, LOWER_TOP)) * 16).astype(np.int32)], 1.0, cv2.LINE_AA, 4)
-        region = cv2.GaussianBlur(np.pad(region, ((h, 0), (0, 0)), mode="edge"), (0, 0), FEATHER)[h:]
-        y, x = np.arange(h)[:, None], np.arange(w)[None]
-        return region * _ramp(np.minimum(y, h - 1 - y) / RAMP) * _ramp(np.minimum(x, w - 1 - x) / RAMP)
+        above = int(4 * FEATHER)  # the blur's reach: the face goes on above
+        region = cv2.GaussianBlur(np.pad(region, ((above, 0), (0, 0)), mode="edge"), (0, 0), FEATHER)[above:]
+        return np.maximum(0, region - FAINT) / (1 - FAINT) * self.ramps
 
     def __call__(self, planes, colours, i, lower):
         """Paste `lower` (84, 168, 3) uint8 into the planes (see media.Frame.planes) of source frame i, in place.
@@ -49,36 +51,31 @@ class Paster:
         mask = self.mask(i)
         if not mask.any():
             return
-        top, bottom, left, right = lower_box(self.transform[i], planes[0].shape, bounds(mask))
+        to_lower = self.transform[i] - ((0, 0, 0), (0, 0, LOWER_TOP))
+        top, bottom, left, right = lower_box(to_lower, planes[0].shape, bounds(mask))
         if bottom - top < 2 or right - left < 2:
             return
         box = slice(top, bottom), slice(left, right)
         half = slice(top // 2, bottom // 2), slice(left // 2, right // 2)
         parts = [plane[part] for plane, part in zip(planes, (box, half, half), strict=True)]
-        whole = within(self.transform[i], top, left)           # pixels of the box -> face pixels
-        halved = np.column_stack([2 * whole[:, :2], whole @ (0.5, 0.5, 1)])  # the same for colour
-        real = [align(part, here)[LOWER_TOP:] for part, here in zip(parts, (whole, halved, halved), strict=True)]
-        matched = match_colour(lower.astype(np.float32), yuv_to_rgb(*real, colours), mask)
-        for here in (whole, halved):
-            here[1, 2] -= LOWER_TOP                            # pixels of the box -> lower pixels
-        big = cv2.warpAffine(mask, whole, parts[0].shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        big *= self.strength[i]
+        whole = within(to_lower, top, left)                    # pixels of the box -> lower pixels
+        halved = coarser(whole, 2)                             # the same for colour
+        light = FACE_SIZE // 2, (FACE_SIZE - LOWER_TOP) // 2   # is smooth: half the size tells it
+        real = [align(part, larger(here, 0.5), light) for part, here in
+                zip(parts, (whole, halved, halved), strict=True)]
+        matched = match_colour(lower, yuv_to_rgb(*real, colours), mask)
+        big = smoothly(mask, whole, parts[0].shape[::-1]) * self.strength[i]
         small = cv2.resize(big, parts[1].shape[::-1], interpolation=cv2.INTER_AREA)
         drawn, lent = list(rgb_to_yuv(matched, colours)), np.float32(0)
         if self.detail is not None:
-            taken, lent = self.detail(i, lower, whole, parts[0].shape[::-1])
+            taken, lent = self.detail(i, lower, mask, whole, parts[0].shape[::-1])
             drawn[0] = drawn[0] - taken * luma_range(colours)
         drawn = [enlarge(plane, here, part.shape[::-1]) for plane, here, part in
                  zip(drawn, (whole, halved, halved), parts, strict=True)]
         drawn[0] += lent * luma_range(colours)
         for part, new, where in zip(parts, drawn, (big, small, small), strict=True):
-            np.copyto(part, to_uint8(part + (new - part) * where), where=where > 0)
-
-
-def bounds(mask):
-    """Return (left, top, right, bottom) of where a mask (84, 168) of the lower half is not 0, face pixels."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return columns[0] - 1, LOWER_TOP + rows[0] - 1, columns[-1] + 1, LOWER_TOP + rows[-1] + 1
+            change = cv2.multiply(cv2.subtract(new, part, dtype=cv2.CV_32F), where)
+            cv2.add(part, change, part, dtype=cv2.CV_8U)  # rounded, cut to 0..255; where the mask is 0, as it was
 
 
 def _ramp(x):
@@ -108,14 +105,16 @@ def jaw_outline(track):
 
 
 def match_colour(lower, real, mask):
-    """Return `lower` with the light of `real` along the blend border, both float32 (84, 168, 3), 0..255.
+    """Return `lower` (84, 168, 3), 0..255, with the light of `real` (42, 84, 3) along the blend border, float32: light
+    is smooth, and half the size tells it.
 
     Their difference on the border is spread inwards by normalised convolution (Knutsson and Westin 1993).
     """
-    difference = real - lower
+    ours, mask = (cv2.resize(picture, real.shape[1::-1], interpolation=cv2.INTER_AREA) for picture in (lower, mask))
+    difference = real - ours
     alike = np.exp(-(np.abs(difference).max(axis=-1) / COLOUR_ALIKE) ** 2)  # skin on skin, not skin on background
     weight = 4 * mask * (1 - mask) * alike + 1e-4
-    both = np.dstack([difference * weight[..., None], weight])
-    half = cv2.resize(both, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)  # it is smooth, and four times faster
-    spread = cv2.resize(cv2.GaussianBlur(half, (0, 0), COLOUR_SIGMA / 2), mask.shape[::-1])
-    return lower + spread[..., :3] / spread[..., 3:]
+    spread = cv2.resize(np.dstack([difference * weight[..., None], weight]), None, fx=0.5, fy=0.5,
+                        interpolation=cv2.INTER_AREA)
+    spread = cv2.GaussianBlur(spread, (0, 0), COLOUR_SIGMA / 4)
+    return lower + cv2.resize(spread[..., :3] / spread[..., 3:], lower.shape[1::-1])

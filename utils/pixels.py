@@ -1,9 +1,25 @@
-"""Samples: between YUV and RGB, between pictures and PNG files."""
+"""Samples: between FFmpeg's pictures and arrays, between YUV and RGB, between pictures and PNG files."""
 
+import av
 import cv2
 import numpy as np
 
 MOST_PIXELS = 1 << 26       # of a picture file: more can only be meant to fill the memory
+
+
+def planes_of(picture):
+    """Return the planes of a 4:2:0 picture, y (H, W), u and v (H/2, W/2), uint8: what is changed is changed there."""
+    return [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:plane.height, :plane.width]
+            for plane in picture.planes]
+
+
+def drawn(planes):
+    """Return planes as a picture; if their sizes are odd, without the last row or column."""
+    y, u, v = planes
+    picture = av.VideoFrame(y.shape[1] & ~1, y.shape[0] & ~1, "yuv420p")
+    for samples, plane in zip((y, u, v), planes_of(picture), strict=True):
+        plane[:] = samples[:plane.shape[0], :plane.shape[1]]
+    return picture
 
 
 def yuv_to_rgb(y, u, v, colours):

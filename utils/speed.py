@@ -23,7 +23,6 @@ from utils.dataset import Footage, LipDataset, where_the_mouth_is
 from utils.generate import live as draw_live
 
 ROOT = Path(__file__).parent.parent
-EPOCH = 1732        # pictures of the epoch whose length is told
 
 
 class Clock:
@@ -142,7 +141,7 @@ def train(data, runs, steps):
     speed = steps * names["BATCH_SIZE"] / clock.total
     shares = {f"{part}_share": round(clock.seconds[part] / clock.total, 4)
               for part in ("data", "forward", "backward", "optimizer")}
-    return {"pictures_per_s": round(speed, 1), **shares, "seconds_per_1732_frames": round(EPOCH / speed, 1),
+    return {"pictures_per_s": round(speed, 1), **shares, "seconds_per_1732_frames": round(1732 / speed, 1),
             "gflop_per_picture": round(operations, 2)}
 
 
@@ -155,21 +154,15 @@ def infer(data, runs, batches=6):
     frames = np.arange(size) % footage.frames
     inputs = device.to(where, footage.inputs(frames, footage.windows(frames), footage.references()))
 
-    def draw(context):
+    def draw(context, times=1):
         with context:
-            return model(**inputs)[0].sum().item()  # asked for, so that it is there
+            for _ in range(times):
+                model(**inputs)[0].sum().item()  # asked for, so that it is there
 
     found = {"gflop_per_picture": round(gflop(lambda: draw(contextlib.nullcontext())) / size, 2)}
     for name, context in (("pictures_per_s", lambda: device.autocast(where)),
                           ("float32_pictures_per_s", contextlib.nullcontext)):
-        seconds = []
-        for _ in range(runs):
-            draw(context())
-            begun = time.perf_counter()
-            for _ in range(batches):
-                draw(context())
-            seconds.append(time.perf_counter() - begun)
-        found[name] = round(batches * size / statistics.median(seconds), 1)
+        found[name] = round(batches * size / device.usual(lambda c=context: draw(c(), batches), runs), 1)
     return found
 
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from utils import audio, contract, face, figures, media, pixels, sync, tracking
 from utils.console import UserError
-from utils.detail import Detail
+from utils.detail import Detail, smoothly
 from utils.generate import lowers
 from utils.paste import Paster
 
@@ -107,11 +107,9 @@ class Stage:
             if k % SEAM_STEP == 0:
                 here = face.within(self.transform[k], *self.corner[::-1])
                 here[1, 2] -= contract.LOWER_TOP  # box pixels -> lower pixels
-                mask = cv2.warpAffine(self.paste.mask(self.order[k]), here, y.shape[::-1],
-                                      flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-                scale = np.sqrt(np.linalg.det(here[:, :2]))
+                mask = smoothly(self.paste.mask(self.order[k]), here, y.shape[::-1])
                 seams.append((figures.seam(y, real[0][self.box], mask),
-                              figures.grain(y, real[0][self.box], mask, BAND / scale)))
+                              figures.grain(y, real[0][self.box], mask, BAND / face.zoom(here))))
             u, v = (cv2.resize(c, y.shape[::-1], interpolation=cv2.INTER_LINEAR) for c in (u, v))
             yield pixels.to_uint8(pixels.yuv_to_rgb(y, u, v, colours))
 
