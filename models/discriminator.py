@@ -10,7 +10,7 @@ class Discriminator(nn.Module):
     away from the generator. A 56x104 crop becomes 7x13 verdicts, each on about the area of a tooth and its lip.
     """
 
-    def __init__(self, channels=(48, 96, 192)):
+    def __init__(self, channels=(32, 64, 128)):
         super().__init__()
         self.layers = nn.ModuleList(spectral_norm(nn.Conv2d(a, b, 4, 2, 1))
                                     for a, b in zip((3, *channels[:-1]), channels, strict=True))
@@ -20,6 +20,6 @@ class Discriminator(nn.Module):
         """Return (verdicts (B, 1, h/8, w/8): above 0 is photographed, list of the features of each layer)."""
         features, x = [], mouth * 2 - 1
         for layer in self.layers:
-            x = leaky_relu(layer(x), 0.2)                          # (B, 48, h/2, w/2) .. (B, 192, h/8, w/8)
+            x = leaky_relu(layer(x), 0.2)                          # (B, 32, h/2, w/2) .. (B, 128, h/8, w/8)
             features.append(x)
         return self.verdict(x), features

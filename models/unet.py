@@ -77,7 +77,7 @@ class LipUNet(nn.Module):
     mel band; `usual`, where the landmarks lie by head pose alone, and `spread`, the pixels of a landmark of 1.
     """
 
-    def __init__(self, references=2, mels=80, points=65, channels=(32, 64, 128, 192), audio_width=256,
+    def __init__(self, references=2, mels=80, points=65, channels=(32, 48, 96, 128), audio_width=256,
                  dropout=0.3):
         super().__init__()
         self.model_args = {"references": references, "mels": mels, "points": points,

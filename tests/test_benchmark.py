@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from utils import benchmark, contract, dataset, media, sample, speed
+from utils import benchmark, media, sample, speed
 from utils.console import UserError
 
 KEYS = {
@@ -98,13 +98,13 @@ def test_training_is_timed_to_the_last_part(tiny_data):
     shares = {key: value for key, value in row.items() if key.endswith("_share")}
     assert set(shares) == {"data_share", "forward_share", "backward_share", "optimizer_share"}
     assert sum(shares.values()) == pytest.approx(1, abs=3e-4) and min(shares.values()) > 0
-    assert max(shares, key=shares.get) == "backward_share" and 4 < row["gflop_per_picture"] < 5
+    assert max(shares, key=shares.get) == "backward_share" and 2.7 < row["gflop_per_picture"] < 3.2
     assert row["seconds_per_1732_frames"] == pytest.approx(1732 / row["pictures_per_s"], rel=0.05)
 
 
 def test_the_network_alone_is_timed(tiny_data):
     row = speed.infer(tiny_data, 1, 1)
-    assert row["pictures_per_s"] > 0 < row["float32_pictures_per_s"] and 1 < row["gflop_per_picture"] < 1.2
+    assert row["pictures_per_s"] > 0 < row["float32_pictures_per_s"] and 0.65 < row["gflop_per_picture"] < 0.8
 
 
 def test_a_bare_transcode_has_the_same_pictures(tiny_clip, tmp_path):
@@ -123,16 +123,6 @@ def test_a_script_is_run_quietly_with_its_words(capsys):
     words = []
     speed.start(main, "film", "--data", 7)
     assert words == ["film", "--data", "7"] and capsys.readouterr() == ("", "")
-
-
-def test_long_data_are_made_of_short_ones(tiny_data, tiny_clip, tmp_path):
-    """As preprocess.py would have made them: they open, and each third of them is the short ones."""
-    benchmark.lengthen(tiny_data, tiny_clip, tmp_path / "long", 3)
-    long, short = dataset.Footage(tmp_path / "long"), dataset.Footage(tiny_data)
-    assert long.frames == 3 * short.frames and len(long.track["cuts"]) == 3 * len(short.track["cuts"])
-    assert np.array_equal(long.lower, np.concatenate([short.lower] * 3))
-    assert np.array_equal(long.points[-short.frames:], short.points)
-    assert contract.source_path(long.meta, tmp_path) == tiny_clip.resolve()
 
 
 def test_films_have_the_length_and_size_they_should(tiny_clip, tmp_path, monkeypatch):
