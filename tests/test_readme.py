@@ -20,7 +20,7 @@ RUN_BY = {
     "python preprocess.py VIDEO --av-offset off": "test_sync.test_late_sound_of_a_video_is_moved",
     "python train.py": "test_train with a number of epochs",
     "python train.py --max-minutes 10": "test_train.test_max_minutes_ends_in_time_with_the_rate_down",
-    "python train.py --max-minutes 30": "the same with fewer",
+    "python train.py --max-minutes 22": "the same with fewer",
     "torchrun --nproc_per_node=2 train.py": "test_together.test_two_processes_are_as_good_as_one",
     "python train.py --resume": "test_train.test_killed_at_a_random_moment_it_resumes",
     "python train.py --lr 0.0003": "test_train.test_a_new_training_keeps_the_old_one with another rate",
