@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.console import UserError
 from utils.contract import FACE_SIZE, LOWER_TOP, detail_path, remedy_for
-from utils.face import align, closed_and_open, coarser, is_wide, larger, lower_box, nearest_pose, within, zoom
+from utils.face import align, closed_and_open, coarser, is_wide, larger, lower_box, nearest_pose, to_lower, within, zoom
 from utils.pixels import read_png
 
 UNIT = FACE_SIZE / 168   # the lengths below are for a face of 168 pixels
@@ -70,7 +70,7 @@ class Kept:
         top, _, left, _ = lower_box(transform, size)
         here = within(transform, top, left)
         self.low = grey(align(rgb, here)[LOWER_TOP:])
-        here[1, 2] -= LOWER_TOP
+        here = to_lower(here)
         self.middle = restored(finer(self.low))
         self.fine = restored(grey(rgb) - enlarge(self.low.astype(np.float32), here, rgb.shape[1::-1]))
         self.back = cv2.invertAffineTransform(here)
@@ -87,9 +87,12 @@ def restored(fine):
 
 
 def enlarge(picture, here, size):
-    """Return a map of lower pixels over a part of the source of size (width, height). here (2, 3): part -> lower."""
-    times = int(np.clip(np.ceil(1 / zoom(here)), *TIMES))  # cubic to so many times the size, then linear: as sharp as
-    picture = cv2.resize(picture, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)  # cubic alone, twice as fast
+    """Return a map of lower pixels over a part of the source of size (width, height). here (2, 3): part -> lower.
+
+    Cubic to a whole number of times its size, then linear: as sharp as cubic alone, and twice as fast.
+    """
+    times = int(np.clip(np.ceil(1 / zoom(here)), *TIMES))
+    picture = cv2.resize(picture, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC)
     return cv2.warpAffine(picture, larger(here, times), size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                           borderMode=cv2.BORDER_REPLICATE)
 

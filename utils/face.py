@@ -124,6 +124,11 @@ def coarser(transform, step):
     return coarse
 
 
+def to_lower(transform):
+    """Return the transform (2, 3) float64 to lower pixels of one to face pixels."""
+    return transform - ((0, 0, 0), (0, 0, LOWER_TOP))
+
+
 def larger(transform, by):
     """Return the transform (2, 3) float64 to a picture `by` times as large as the one it leads to."""
     return transform * by + (0, 0, (by - 1) / 2)

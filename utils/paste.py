@@ -6,7 +6,7 @@ from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
 from utils.contract import FACE_SIZE, LOWER_TOP
 from utils.detail import bounds, enlarge, smoothly
-from utils.face import CARRIED, JAW, align, coarser, is_wide, larger, lower_box, smooth, to_face, within
+from utils.face import CARRIED, JAW, align, coarser, is_wide, larger, lower_box, smooth, to_face, to_lower, within
 from utils.pixels import luma_range, rgb_to_yuv, yuv_to_rgb
 
 UNIT = FACE_SIZE / 168       # the lengths below are for a face of 168 pixels
@@ -51,18 +51,17 @@ class Paster:
         mask = self.mask(i)
         if not mask.any():
             return
-        to_lower = self.transform[i] - ((0, 0, 0), (0, 0, LOWER_TOP))
-        top, bottom, left, right = lower_box(to_lower, planes[0].shape, bounds(mask))
+        here = to_lower(self.transform[i])
+        top, bottom, left, right = lower_box(here, planes[0].shape, bounds(mask))
         if bottom - top < 2 or right - left < 2:
             return
         box = slice(top, bottom), slice(left, right)
         half = slice(top // 2, bottom // 2), slice(left // 2, right // 2)
         parts = [plane[part] for plane, part in zip(planes, (box, half, half), strict=True)]
-        whole = within(to_lower, top, left)                    # pixels of the box -> lower pixels
-        halved = coarser(whole, 2)                             # the same for colour
+        whole = within(here, top, left)                        # pixels of the box -> lower pixels
+        maps = whole, coarser(whole, 2), coarser(whole, 2)     # the same of each plane
         light = FACE_SIZE // 2, (FACE_SIZE - LOWER_TOP) // 2   # is smooth: half the size tells it
-        real = [align(part, larger(here, 0.5), light) for part, here in
-                zip(parts, (whole, halved, halved), strict=True)]
+        real = [align(part, larger(here, 0.5), light) for part, here in zip(parts, maps, strict=True)]
         matched = match_colour(lower, yuv_to_rgb(*real, colours), mask)
         big = smoothly(mask, whole, parts[0].shape[::-1]) * self.strength[i]
         small = cv2.resize(big, parts[1].shape[::-1], interpolation=cv2.INTER_AREA)
@@ -70,8 +69,7 @@ class Paster:
         if self.detail is not None:
             taken, lent = self.detail(i, lower, mask, whole, parts[0].shape[::-1])
             drawn[0] = drawn[0] - taken * luma_range(colours)
-        drawn = [enlarge(plane, here, part.shape[::-1]) for plane, here, part in
-                 zip(drawn, (whole, halved, halved), parts, strict=True)]
+        drawn = [enlarge(plane, here, part.shape[::-1]) for plane, here, part in zip(drawn, maps, parts, strict=True)]
         drawn[0] += lent * luma_range(colours)
         for part, new, where in zip(parts, drawn, (big, small, small), strict=True):
             change = cv2.multiply(cv2.subtract(new, part, dtype=cv2.CV_32F), where)

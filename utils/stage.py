@@ -105,8 +105,7 @@ class Stage:
             self.paste(planes, colours, self.order[k], lower)
             y, u, v = planes[0][self.box], planes[1][self.half], planes[2][self.half]
             if k % SEAM_STEP == 0:
-                here = face.within(self.transform[k], *self.corner[::-1])
-                here[1, 2] -= contract.LOWER_TOP  # box pixels -> lower pixels
+                here = face.to_lower(face.within(self.transform[k], *self.corner[::-1]))  # box pixels -> lower pixels
                 mask = smoothly(self.paste.mask(self.order[k]), here, y.shape[::-1])
                 seams.append((figures.seam(y, real[0][self.box], mask),
                               figures.grain(y, real[0][self.box], mask, BAND / face.zoom(here))))
