@@ -1,100 +1,182 @@
-"""Step 4 of 4: paste the generated lower faces into the source video, with the new sound: the final mp4.
+"""Step 4 of 4: generated lower faces + source video + new sound -> the final mp4.
 
 Reads   data/pred/                what the last inference.py on this data wrote
         data/                     from preprocess.py, and the source video it names
-Writes  data/result/<clip>--<speech>.mp4   source size, 25 fps, H.264 + AAC, the original speech file's sound; one for
-                                           each speech of that run
+Writes  data/result/<clip>--<speech>.mp4   source size, 25 fps, H.264 + AAC, the original speech
+                                           file's sound; one for each speech of that run
 
-Only the region around mouth, jaw and chin changes, with a soft edge and its colour matched to the frame. The paths
-of the videos are the last lines on standard output.
+Only the region around mouth, jaw and chin changes, with a soft edge and its colour matched to the
+frame. The paths of the videos are the last lines on standard output.
 
---sound    another file is heard than the one that drove the mouth, of the same length: the voice drove, and the full
-           mix of voice, music and noises is heard
---preview  only the first seconds, source and result side by side: data/result/<clip>--<speech>.preview.mp4
+--sound    another file is heard than the one that drove the mouth, of the same length: the voice
+           drove, and the full mix of voice, music and noises is heard
+--preview  only the first seconds, source and result side by side:
+           data/result/<clip>--<speech>.preview.mp4
 
 Run     python reapply_faces.py [--data data] [--preview SECONDS] [--sound FILE] [--output PATH]
 """
 
+import argparse
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils import console, contract, media, pixels
-from utils.console import UserError, say
-from utils.detail import Detail
-from utils.face import CARRIED
-from utils.paste import Paster
-from utils.pipeline import ahead
+from utils import cli, storage
+from utils.cli import PredictionError, UserError
+from utils.compositing.detail import DetailTransfer
+from utils.compositing.paste import Paster
+from utils.contract import FACE_SIZE, FPS, LOWER_HEIGHT, lower_face_path
+from utils.media.pixels import planes_of, read_png
+from utils.media.reader import probe, read_frames, read_order, read_sound, sound_blocks
+from utils.media.writer import AAC_RATES, Quality, SoundTrack, VideoWriter
+from utils.prefetch import prefetch
+from utils.storage import Meta
 
-# ------------------------------------------------------------------------------------------------------
-CRF = 18                # quality of the H.264: lower is better and larger, 18 looks like the source
-PRESET = "veryfast"     # of libx264: slower presets make smaller files
-SAME_LENGTH = 2         # frames by which the sound of --sound may be longer or shorter than the speech
-# ------------------------------------------------------------------------------------------------------
-
-
-def named(names):
-    """True for what last.json holds: a list of names of folders in pred/, not beyond."""
-    return type(names) is list and names and all(contract.text(n) and n == Path(n).name != ".." for n in names)
-
-
-def remedy(data):
-    """Return the end of an error line: the command that makes a new prediction."""
-    return f"run: python inference.py AUDIO{console.option('data', data, 'data')}"
+# --------------------------------------------------------------------------------------------------
+CRF = 18                      # quality of the H.264: lower is better, 18 looks like the source
+PRESET = "veryfast"           # of libx264: slower presets make smaller files
+SOUND_TOLERANCE_FRAMES = 2.5  # --sound may be this much off the length of the speech
+LENGTH_RATE_HZ = 1000         # at which the length of --sound is measured: an hour of it is small
+# --------------------------------------------------------------------------------------------------
 
 
-def read_predictions(data, meta):
-    """Return [(folder, its meta.json), ...] of what the last inference.py made, checked against the data.
+class Prediction(NamedTuple):
+    """The generated lower faces of one speech, and where they go."""
 
-    Raises UserError if there is none, one is unfinished or was made from other data.
+    folder: Path
+    source_frames: np.ndarray  # (M,) int: the source frame that each lower face belongs to
+    sound: Path                # what is heard
+
+
+def read_predictions(data: str, meta: Meta) -> list[Prediction]:
+    """What the last inference.py made of this data: one Prediction for each speech.
+
+    PredictionError if there is none, or one is unfinished, damaged or made from other data.
     """
-    again = remedy(data)
     pred = Path(data) / "pred"
-    if not (pred / "last.json").is_file():
-        raise UserError(f"{pred} holds no generated faces; {again}")
-    last = contract.read_json(pred / "last.json", again)
-    contract.check(last, {"speeches": named}, f"{pred}/last.json", again)
-    return [(pred / name, read_prediction(pred / name, meta, again)) for name in last["speeches"]]
+    last = pred / "last.json"
+    if not last.is_file():
+        raise PredictionError(f"{pred} holds no generated faces")
+    content = storage.read_json(last, PredictionError)
+    with storage.reading(last, PredictionError):
+        names = content["speeches"]
+        if not names or any(Path(name).name != name or name == ".." for name in names):
+            raise ValueError("it has no valid 'speeches'")
+    return [read_prediction(pred / name, meta) for name in names]
 
 
-def read_prediction(folder, meta, again):
-    """Return the meta.json of a prediction, checked as above."""
-    made = contract.read_json(folder / "meta.json", again)
-    known = contract.whole(0, meta["frames"] - 1)
-    contract.check(made, {"source_frames": lambda order: type(order) is list and order and all(map(known, order)),
-                          "sound": contract.text}, f"{folder}/meta.json", again)
-    if made.get("data_id") != meta["id"]:
-        raise UserError(f"{folder} was made from other data than {folder.parent.parent} now holds; {again}")
-    if not contract.is_file(made["sound"]):
-        raise UserError(f"the speech {made['sound']} is gone; put it back or {again}")
-    if contract.source_identity(made["sound"])["sha256"] != made.get("sound_sha256"):
-        raise UserError(f"{made['sound']} has changed since {folder} was made from it; {again}")
-    return made
+def read_prediction(folder: Path, meta: Meta) -> Prediction:
+    """The Prediction in a folder of inference.py. PredictionError: see read_predictions."""
+    path = folder / "meta.json"
+    made = storage.read_json(path, PredictionError)
+    with storage.reading(path, PredictionError):
+        sound = Path(made["sound"])
+        order = np.array(made["source_frames"])
+        are_numbers = order.ndim == 1 and order.dtype.kind == "i"
+        if not are_numbers or order.min() < 0 or order.max() >= meta.frames:
+            raise ValueError(f"its 'source_frames' must be whole numbers in 0..{meta.frames - 1}")
+    if made.get("data_id") != meta.id:
+        raise PredictionError(
+            f"{folder} was made from other data than {folder.parent.parent} now holds"
+        )
+    if not os.path.isfile(sound):
+        raise PredictionError(f"the speech {sound} is gone; put it back, or speak another")
+    if storage.identify_source(sound).sha256 != made.get("sound_sha256"):
+        raise PredictionError(f"{sound} has changed since {folder} was made from it")
+    return Prediction(folder, order, sound)
 
 
-def read_lower(folder, j, again):
-    """Return generated lower j, (84, 168, 3) uint8 RGB; UserError, ending in `again`, if it is damaged."""
-    path, size = contract.lower_path(folder, j), (contract.FACE_SIZE - contract.LOWER_TOP, contract.FACE_SIZE, 3)
-    picture = pixels.read_png(path)
-    if picture is None or picture.shape != size:
-        raise UserError(f"{path} is missing or no RGB picture of {size[1]}x{size[0]}; {again}")
-    return picture
+def output_paths(
+    args: argparse.Namespace, clip: Path, predictions: list[Prediction]
+) -> list[Path]:
+    """Path of each prediction's video; UserError if one would overwrite what it is made from."""
+    if len(predictions) > 1 and (args.output or args.sound):
+        raise PredictionError(
+            "--output and --sound are for one speech, but the last inference.py made "
+            f"{len(predictions)}; leave them out, or make one alone"
+        )
+    result = Path(args.data) / "result"
+    ending = ".preview.mp4" if args.preview else ".mp4"
+    paths = [result / f"{clip.stem}--{made.folder.name}{ending}" for made in predictions]
+    if args.output:
+        paths = [Path(args.output)]
+    inputs = {
+        "the source video": clip,
+        "the speech": predictions[0].sound,
+        "the sound": args.sound
+    }
+    for path in paths:
+        found = ["a folder"] if path.is_dir() else []
+        if path.is_file():
+            found = [name for name, file in inputs.items() if file and path.samefile(file)]
+        if found:
+            raise UserError(
+                f"--output {path} is {found[0]}; name a new mp4 file and run the same command again"
+            )
+    return paths
 
 
-def open_sound(path, again):
-    """Return (blocks, rate, channels) of a sound file as AAC takes it: the nearest rate, at most two channels."""
-    about = media.probe(path)
-    if not about["sound"]:
-        raise UserError(f"{path} has no sound any more; {again}")
-    rate = min(media.AAC_RATES, key=lambda known: abs(known - about["rate"]))
-    channels = min(2, about["channels"])
-    return media.sound_blocks(path, rate, channels), rate, channels
+def as_asked(prediction: Prediction, args: argparse.Namespace) -> Prediction:
+    """The prediction with only its first seconds for --preview, and with the sound of --sound.
+
+    UserError if that sound does not last about as long as the speech.
+    """
+    order = prediction.source_frames
+    if args.sound:
+        sound = Path(args.sound)
+        samples = read_sound(sound, LENGTH_RATE_HZ)
+        found = 0 if samples is None else len(samples) / LENGTH_RATE_HZ
+        expected = len(order) / FPS
+        if not found or abs(found - expected) > SOUND_TOLERANCE_FRAMES / FPS:
+            raise UserError(
+                f"--sound {sound} lasts {found:.2f} s, but the speech that drove the mouth "
+                f"{expected:.2f} s; export both from the same start to the same end, "
+                "and run the same command again"
+            )
+        prediction = prediction._replace(sound=sound)
+    if args.preview:
+        frames = max(1, round(args.preview * FPS))
+        prediction = prediction._replace(source_frames=order[:frames])
+    return prediction
 
 
-def lasting(blocks, samples, channels):
-    """Yield blocks of sound, cut or led on by silence to exactly `samples`."""
+def render(clip: Path, prediction: Prediction, paste: Paster, output: Path, beside: bool):
+    """Write one video; with `beside` the source is on its left and the result on its right.
+
+    Decoding, pasting and encoding run side by side, never more than a few frames in memory.
+    """
+    order = prediction.source_frames
+    first = next(read_frames(clip))
+    height, width = first.planes()[0].shape
+    size = (2 * width, height) if beside else (width, height)
+    sound = open_sound(prediction.sound, len(order))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(output, size, Quality(CRF, PRESET), sound, like=first.picture) as video:
+        decoded = prefetch((frame.copied(), frame.colours) for frame in read_order(clip, order))
+        pasted = prefetch(_paste_all(decoded, prediction, paste, beside))
+        title = f"pasting {prediction.folder.name}"
+        for picture in tqdm(pasted, total=len(order), desc=title, unit="frame"):
+            video.write(picture)
+    cli.say(f"{len(order) / FPS:.1f} s of video; the mouth in it is AI-generated: "
+            "say so where you show it")
+
+
+def open_sound(path: Path, frames: int) -> SoundTrack:
+    """Sound of a file, exactly as long as the frames, in the nearest kind that AAC takes."""
+    info = probe(path)
+    rate = min(AAC_RATES, key=lambda known: abs(known - info.sample_rate))
+    channels = min(2, info.channels)
+    blocks = sound_blocks(path, rate, channels)
+    fitted = _fit_blocks(blocks, round(frames * rate / FPS), channels)
+    return SoundTrack(fitted, rate, channels)
+
+
+def _fit_blocks(blocks, samples, channels):
+    """Blocks of sound (n, channels), cut or padded with silence to exactly that many samples."""
     for block in blocks:
         yield block[:samples]
         samples -= len(block)
@@ -103,95 +185,72 @@ def lasting(blocks, samples, channels):
     yield np.zeros((samples, channels), np.float32)
 
 
-def check_length(path, frames):
-    """Raise UserError unless the sound of a file lasts as long as so many pictures."""
-    sound, expected = media.read_sound(path, 1000), frames / contract.FPS  # at 1 kHz an hour of it is small
-    found = 0 if sound is None else len(sound) / 1000
-    if not found or abs(found - expected) > (SAME_LENGTH + 0.5) / contract.FPS:
-        raise UserError(f"--sound {path} lasts {found:.2f} s, but the speech that drove the mouth {expected:.2f} s; "
-                        "export both from the same start to the same end, and run the same command again")
+def _paste_all(frames, prediction, paste, beside):
+    """Yield each picture with its lower face in it; with `beside`, planes with the source left.
+
+    frames: pairs of a picture, which is written to, and its ColourSpace.
+    """
+    numbered = zip(prediction.source_frames, frames, strict=True)
+    for j, (i, (picture, colours)) in enumerate(numbered):
+        planes = planes_of(picture)
+        source = [plane.copy() for plane in planes] if beside else []
+        paste(planes, colours, i, read_lower_face(prediction.folder, j))
+        if beside:
+            yield [np.hstack(pair) for pair in zip(source, planes, strict=True)]
+        else:
+            yield picture
 
 
-def outputs(args, clip, predictions):
-    """Return the path of each prediction's video; UserError if one would overwrite what it is made from."""
-    ending = ".preview.mp4" if args.preview else ".mp4"
-    paths = [Path(args.data) / "result" / f"{clip.stem}--{folder.name}{ending}" for folder, _ in predictions]
-    if len(paths) > 1 and (args.output or args.sound):
-        raise UserError(f"--output and --sound are for one speech, but the last inference.py made {len(paths)}; "
-                        f"leave them out, or make one alone; {remedy(args.data)}")
-    paths = [Path(args.output)] if args.output else paths
-    inputs = {"the source video": clip, "the speech": predictions[0][1]["sound"], "the sound": args.sound}
-    for path in paths:
-        taken = [name for name, used in inputs.items() if used and path.exists() and path.samefile(used)]
-        if path.is_dir() or taken:
-            what = taken[0] if taken else "a folder"
-            raise UserError(f"--output {path} is {what}; name a new mp4 file and run the same command again")
-    return paths
+def read_lower_face(folder: Path, j: int) -> np.ndarray:
+    """Generated lower face j, (84, 168, 3) uint8 RGB; PredictionError if it is damaged."""
+    path = lower_face_path(folder, j)
+    picture = read_png(path)
+    if picture is None or picture.shape != (LOWER_HEIGHT, FACE_SIZE, 3):
+        raise PredictionError(f"{path} is missing or no RGB picture of {FACE_SIZE}x{LOWER_HEIGHT}")
+    return picture
 
 
-def pasted(frames, order, folder, paste, again, beside):
-    """Yield each picture with its lower face in it; with `beside`, to the right of the source's."""
-    for j, (i, (picture, colours)) in enumerate(zip(order, frames, strict=True)):
-        planes = pixels.planes_of(picture)
-        source = [plane.copy() for plane in planes] if beside else ()
-        paste(planes, colours, i, read_lower(folder, j, again))
-        yield [np.hstack(pair) for pair in zip(source, planes, strict=True)] if beside else picture
-
-
-def render(clip, order, folder, paste, sound, output, beside, again):
-    """Write one video: decoding, pasting and encoding side by side, never more than a few frames in memory."""
-    first = next(media.read_frames(clip))
-    height, width = first.planes()[0].shape
-    blocks, rate, channels = open_sound(sound, again)
-    blocks = lasting(blocks, round(len(order) * rate / contract.FPS), channels)  # sound and picture end together
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with media.VideoWriter(output, width * (1 + beside), height, CRF, PRESET, blocks, rate, channels,
-                           like=first.picture) as video:
-        decoded = ahead((frame.copied(), frame.colours) for frame in media.read_order(clip, order))
-        finished = ahead(pasted(decoded, order, folder, paste, again, beside))
-        for picture in tqdm(finished, total=len(order), desc=f"pasting {folder.name}", unit="frame"):
-            video.write(picture)
-    seconds = len(order) / contract.FPS
-    say(f"{seconds:.1f} s of video; the mouth in it is AI-generated: say so where you show it")
-
-
-def main():
-    args = parse_args()
-
+def main(args: argparse.Namespace):
+    """Render the video of each speech of the last inference.py."""
     # 1. what goes where
-    meta = contract.read_meta(args.data)
-    track = contract.read_track(args.data, meta, CARRIED)
-    clip = contract.source_path(meta, args.data)
+    meta = storage.read_meta(args.data)
+    track = storage.read_track(args.data, meta)
+    clip = storage.source_path(meta)
     predictions = read_predictions(args.data, meta)
-    paths = outputs(args, clip, predictions)
-    if args.sound:
-        check_length(args.sound, len(predictions[0][1]["source_frames"]))
+    paths = output_paths(args, clip, predictions)
+    predictions = [as_asked(prediction, args) for prediction in predictions]
 
     result = Path(args.data) / "result"
-    with console.writing(result):
+    with cli.write_lock(result):
         # 2. frame by frame: decode, paste, encode
         cv2.setNumThreads(1)  # each stage has a thread already
-        for left in result.glob("*.tmp"):  # by runs that were killed
-            contract.remove(left)
-        paste = Paster(track, Detail(args.data, meta, track))
-        for (folder, made), path in zip(predictions, paths, strict=True):
-            order = made["source_frames"]
-            if args.preview:
-                order = order[:max(1, round(args.preview * contract.FPS))]
-            render(clip, order, folder, paste, args.sound or made["sound"], path, bool(args.preview),
-                   remedy(args.data))
+        for leftover in result.glob("*.tmp"):  # of runs that were killed
+            storage.remove_tree(leftover)
+        paster = Paster(track, DetailTransfer(args.data, meta, track))
+        for prediction, path in zip(predictions, paths, strict=True):
+            render(clip, prediction, paster, path, beside=bool(args.preview))
     print(*paths, sep="\n", flush=True)
 
 
-def parse_args():
-    parser = console.parser(__doc__)
-    parser.add_argument("--data", default="data", help="working folder of preprocess.py (default: data)")
-    parser.add_argument("--preview", type=console.positive(float), metavar="SECONDS",
-                        help="render only the first seconds, source and result side by side")
-    parser.add_argument("--sound", metavar="FILE", help="the sound that is heard (default: the speech)")
-    parser.add_argument("--output", metavar="PATH", help="the mp4 to write (default: data/result/<clip>--<speech>.mp4)")
-    return parser.parse_args()
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Options of the command line."""
+    parser = cli.parser(__doc__, "data")
+    parser.add_argument(
+        "--preview",
+        type=cli.positive(float),
+        metavar="SECONDS",
+        help="render only the first seconds, source and result side by side"
+    )
+    parser.add_argument(
+        "--sound", metavar="FILE", help="the sound that is heard (default: the speech)"
+    )
+    parser.add_argument(
+        "--output",
+        metavar="PATH",
+        help="the mp4 to write (default: data/result/<clip>--<speech>.mp4)"
+    )
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    console.run(main)
+    cli.run(main, parse_args())

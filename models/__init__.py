@@ -1,1 +1,1 @@
-"""The network and its losses. Tensors only: nothing here knows a file or a script."""
+"""The network, its warp and its losses. Tensors only: nothing here knows a file or a script."""

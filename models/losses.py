@@ -1,41 +1,65 @@
-"""The losses, each a function with its reason. Pictures are (B, 3, H, W), 0..1; every loss is a mean."""
+"""The losses, each with its reason. Pictures are (B, 3, H, W), 0..1; every loss is a mean."""
 
+import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
-def picture_loss(generated, real, weight):
+def picture_loss(
+    generated: Tensor,
+    real: Tensor,
+    weight: Tensor,
+) -> Tensor:
     """Weighted L1: every pixel counts, the mouth more. weight (H, W), mean 1."""
-    return ((generated - real).abs() * weight).mean()
+    difference = (generated - real).abs()
+    return (difference * weight).mean()
 
 
-def gradient_loss(generated, real, weight):
-    """Weighted L1 between neighbouring-pixel differences.
+def gradient_loss(
+    generated: Tensor,
+    real: Tensor,
+    weight: Tensor,
+) -> Tensor:
+    """Weighted L1 between differences of neighbouring pixels.
 
-    L1 alone is content with the median of all mouths that a sound allows, which is blurred; edges of lips and
-    teeth weigh in here.
+    L1 alone is content with the median of all mouths that a sound allows, which is blurred; edges
+    of lips and teeth count here.
     """
-    rows = (generated.diff(dim=2) - real.diff(dim=2)).abs() * weight[1:]
-    columns = (generated.diff(dim=3) - real.diff(dim=3)).abs() * weight[:, 1:]
+    difference = generated - real
+    rows = difference.diff(dim=2).abs() * weight[1:]
+    columns = difference.diff(dim=3).abs() * weight[:, 1:]
     return rows.mean() + columns.mean()
 
 
-def landmark_loss(predicted, real):
-    """Smooth L1 on normalised landmarks (B, 2L): tells the audio branch directly what mouth it heard."""
+def landmark_loss(predicted: Tensor, real: Tensor) -> Tensor:
+    """Smooth L1 on normalised landmarks (B, 2L): direct supervision of the audio branch, which
+    learns from it which mouth a sound belongs to.
+    """
     return F.smooth_l1_loss(predicted, real)
 
 
-def discriminator_loss(real, generated):
-    """Hinge loss of the discriminator's verdicts: real ones above 1, generated ones below -1."""
-    return F.relu(1 - real).mean() + F.relu(1 + generated).mean()
+def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
+    """Hinge loss of the discriminator's logits: real ones above 1, generated ones below -1."""
+    of_real = F.relu(1 - real)
+    of_generated = F.relu(1 + generated)
+    return of_real.mean() + of_generated.mean()
 
 
-def adversarial_loss(generated):
-    """What the generator wants of the verdicts: up. It asks for teeth and skin that look photographed, not for
-    the average of all that they might be."""
+def adversarial_loss(generated: Tensor) -> Tensor:
+    """The generator wants higher logits: teeth and skin that look photographed, not the average of
+    all that they might be.
+    """
     return -generated.mean()
 
 
-def feature_loss(generated, real):
-    """L1 between the discriminator's features of generated and real crops (feature matching, Wang et al. 2018):
-    it keeps the adversarial loss on this very mouth, and does most of the sharpening."""
-    return sum((a - b).abs().mean() for a, b in zip(generated, real, strict=True)) / len(real)
+def feature_loss(
+    generated: list[Tensor],
+    real: list[Tensor],
+) -> Tensor:
+    """L1 between the discriminator's features of generated and real crops (feature matching, Wang
+    et al. 2018): it keeps the adversarial loss on this very mouth, and does most of the sharpening.
+    """
+    losses = []
+    for ours, theirs in zip(generated, real, strict=True):
+        losses.append(F.l1_loss(ours, theirs))
+    return torch.stack(losses).mean()

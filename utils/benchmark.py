@@ -1,221 +1,289 @@
-"""How fast is this machine, what do the scripts make of it, and do their needs stay bounded? One table of named rows.
+"""How fast is this machine, and what do the scripts make of it? One table of named rows.
 
-Each is the median of several runs on 10 seconds of film, at 640x360 and at 1920x1080 (upright for an upright clip).
+Each is the median of several runs on the first 10 seconds of a clip, scaled to a shorter side of
+360 and of 1080 pixels.
 
-calibration   GFLOP/s of a float32 and a bfloat16 matrix product, GB/s of a memory copy: what other figures depend on
-preprocess    frames/s of preprocess.py at 360p (and at 1080p), start of Python left out, and milliseconds of a frame
-              in decoding, landmarks, alignment, writing and the rest: sound, report, what is done once
-train         pictures/s of train.py's steps, the discriminator judging; shares of time; the peak anonymous memory
-infer         pictures/s of the network alone, 16 at a time
-reapply       frames/s of reapply_faces.py at 1080p, and its time over that of a bare decoding and encoding
-live          pictures/s of utils.generate.live fed 40 ms at a time; how late a picture is, drawing included
-mfu           model-FLOP utilisation: operations of the matrix products and convolutions of one picture, times
-              pictures/s, over the faster of the two matrix products above
-memory        with --memory only, for it takes an hour or more: peak memory of preprocess.py and reapply_faces.py on 1
-              minute and on 10 minutes of 1080p, of train.py on 2 and on 20 minutes (the clip over and over), and the
-              longer over the shorter. It is the anonymous resident memory (RssAnon, looked at 100 times a second),
-              which the system cannot drop as it can a mapped file; with a mapped file's pages it is "resident"
-              (VmHWM). reapply_faces.py pastes the film's own lower faces. Linux only
+calibration   GFLOP/s of a float32 and a bfloat16 matrix product: what other figures depend on
+preprocess    frames/s of preprocess.py at 360p and at 1080p, start of Python left out
+train         pictures/s of train.py's steps with the discriminator; data_share: seconds that
+              the DataLoader takes, for which the steps wait, over all
+infer         pictures/s of the network alone, 16 at a time, as inference.py runs it and in float32
+reapply       frames/s of reapply_faces.py at 1080p, and its time over that of bare decoding and
+              encoding of the same frames
+mfu           model-FLOP utilisation: operations of the matrix products and convolutions of one
+              picture, times pictures/s, over the faster of the two matrix products above
 
-Run     python -m utils.benchmark [--clip VIDEO] [--data DIR] [--json] [--memory]
+Run     python -m utils.benchmark [--clip VIDEO] [--data DIR] [--json]
 """
 
+import argparse
 import contextlib
+import io
 import json
-import multiprocessing
-import subprocess
-import sys
+import runpy
+import statistics
 import tempfile
-import time
-from concurrent.futures import ProcessPoolExecutor
-from itertools import chain, islice, repeat
+import timeit
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
+from torch.utils.flop_counter import FlopCounterMode
 
-from utils import console, contract, media, pixels, sample, speed
-from utils.console import UserError, say
-from utils.device import usual
+from models.unet import LipUNet
+from utils import cli, sample, storage
+from utils.cli import UserError, say
+from utils.contract import FPS, SAMPLE_RATE, lower_face_path
+from utils.dataset.batches import LipDataset, mouth_weight_maps
+from utils.dataset.clip import Clip
+from utils.media.pixels import encode_png
+from utils.media.reader import read_frames, read_sound
+from utils.media.writer import Quality, SoundTrack, VideoWriter
+from utils.training import device
+from utils.training.epoch_log import EpochLog
+from utils.training.schedule import Rates, Schedule
 
-# ------------------------------------------------------------------------------------------------------
-SECONDS, RUNS, STEPS = 10, 3, 20  # of the films that are timed; the median of so many; training steps of each
-LONG, TRAINED = (60, 600), (120, 1200)  # s of the films whose memory is compared, and of those trained on
-TRAIN_MINUTES = 5           # on each at most: over 300 steps, from where on the discriminator judges
-SIDE, COPIED, TIMES = 2048, 256 << 20, 7  # of the matrices; bytes; the median of so many counts
-# ------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
+FILM_S = 10             # length of the films that are timed
+RUNS = 3                # of which the median is taken
+TRAIN_STEPS = 20        # of each run
+TRAIN_EPOCHS = 10_000   # that the schedule plans: so many that it never ends a run
+INFER_BATCHES = 6       # of each run
+MATRIX_SIDE = 2048      # of the matrix products
+CALIBRATION_RUNS = 7    # more than RUNS, because they are short
+# --------------------------------------------------------------------------------------------------
 
-
-def calibration():
-    """Return what the CPU and the memory reach."""
-    found = {"threads": torch.get_num_threads()}
-    for name, kind in (("fp32_gflops", torch.float32), ("bf16_gflops", torch.bfloat16)):
-        a = torch.ones(SIDE, SIDE, dtype=kind)
-        found[name] = round(2 * SIDE ** 3 / 1e9 / usual(lambda a=a: a @ a, TIMES), 1)
-    source, target = np.ones(COPIED, np.uint8), np.zeros(COPIED, np.uint8)
-    found["memcpy_gb_per_s"] = round(COPIED / 1e9 / usual(lambda: np.copyto(target, source), TIMES), 1)
-    return found
-
-
-# ------------------------------------------------------------------------------------------------------
-def scaled(planes, size):
-    """Return the planes of a picture scaled into `size` (width, height), with black around it."""
-    scale, result = min(size[1] / planes[0].shape[0], size[0] / planes[0].shape[1]), []
-    height, width = (int(side * scale) // 4 * 4 for side in planes[0].shape)
-    for plane, part, black in zip(planes, (1, 2, 2), (16, 128, 128), strict=True):
-        picture = np.full((size[1] // part, size[0] // part), black, np.uint8)
-        top, left = (size[1] - height) // 2 // part, (size[0] - width) // 2 // part
-        picture[top:top + height // part, left:left + width // part] = cv2.resize(
-            plane, (width // part, height // part), interpolation=cv2.INTER_LINEAR)
-        result.append(picture)
-    return result
+ROOT = Path(__file__).parent.parent
+Row = dict[str, Any]
 
 
-def write_film(clip, path, seconds, lines=1080):
-    """Write a film of so many seconds, 16:9 or, of an upright clip, 9:16, the shorter side of `lines` pixels: the clip
-    over and over."""
-    sound, count = media.read_sound(clip, contract.SAMPLE_RATE, video_start=True), round(seconds * contract.FPS)
+def median_seconds(work: Callable[[], object], runs: int) -> float:
+    """Median of the seconds that work() takes."""
+    return statistics.median(timeit.repeat(work, number=1, repeat=runs))
+
+
+def count_gflop(work: Callable[[], object]) -> float:
+    """Billions of operations in the matrix products and convolutions of work(), and backward."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 1e9
+
+
+def calibrate() -> Row:
+    """What the processor reaches."""
+    row: Row = {"threads": torch.get_num_threads()}
+    dtypes = {"fp32_gflops": torch.float32, "bf16_gflops": torch.bfloat16}
+    for name, dtype in dtypes.items():
+        matrix = torch.ones(MATRIX_SIDE, MATRIX_SIDE, dtype=dtype)
+        seconds = median_seconds(partial(torch.matmul, matrix, matrix), CALIBRATION_RUNS)
+        row[name] = round(2 * MATRIX_SIDE**3 / 1e9 / seconds, 1)
+    return row
+
+
+# -- films and predictions -------------------------------------------------------------------------
+def write_film(clip: Path, path: Path, lines: int):
+    """Write the first seconds of the clip as a film whose shorter side has `lines` pixels.
+
+    Raises UserError if the clip has no sound.
+    """
+    sound = read_sound(clip, SAMPLE_RATE, video_start=True)
     if sound is None or not len(sound):
-        raise UserError(f"{clip} has no sound; run: python -m utils.benchmark --clip A_VIDEO_WITH_SPEECH")
-    blocks = np.array_split(np.resize(sound, (round(seconds * contract.SAMPLE_RATE), 1)), count)
-    height, width = next(media.read_frames(clip)).planes()[0].shape
-    size = (lines, lines * 16 // 9) if height > width else (lines * 16 // 9, lines)
-    frames = islice(chain.from_iterable(map(media.read_frames, repeat(clip))), count)
-    with media.VideoWriter(path, *size, 23, "ultrafast", iter(blocks), contract.SAMPLE_RATE) as film:
-        for frame in tqdm(frames, total=count, desc=f"writing {seconds} s of {lines}p", unit="frame"):
-            film.write(scaled(frame.planes(), size))
-    return path
+        command = "python -m utils.benchmark --clip A_VIDEO_WITH_SPEECH"
+        raise UserError(f"{clip} has no sound; run: {command}")
+    sound = sound[: FILM_S * SAMPLE_RATE]
+    track = SoundTrack(iter([sound]), SAMPLE_RATE)
+    height, width = next(read_frames(clip)).planes()[0].shape
+    scale = lines / min(width, height)
+    size = (round(scale * width / 2) * 2, round(scale * height / 2) * 2)
+    with VideoWriter(path, size, Quality(23, "ultrafast"), track) as film:
+        for frame in read_frames(clip, stop=FILM_S * FPS):
+            film.write(frame.copied().reformat(*size))
 
 
-def write_prediction(data, film):
-    """Lay down the film's own lower faces as a prediction, with its own sound."""
-    folder, meta = data / "pred" / film.stem, contract.read_meta(data)
+def write_prediction(data: Path):
+    """Write the clip's own lower faces as the last prediction, with the clip's own sound."""
+    clip = Clip(data)
+    folder = data / "pred" / "own"
     folder.mkdir(parents=True)
-    for i in range(meta["frames"]):
-        lower = pixels.read_png(contract.face_path(data, i))[contract.LOWER_TOP:]
-        contract.lower_path(folder, i).write_bytes(pixels.png(np.ascontiguousarray(lower)))
-    contract.write_json(folder / "meta.json", {
-        "frames": meta["frames"], "source_frames": list(range(meta["frames"])), "data_id": meta["id"],
-        "sound": meta["source"]["path"], "sound_sha256": meta["source"]["sha256"]})
-    contract.write_json(data / "pred" / "last.json", {"speeches": [folder.name]})
+    for i, lower_face in enumerate(clip.lower_faces):
+        lower_face_path(folder, i).write_bytes(encode_png(lower_face))
+    made = {
+        "source_frames": list(range(clip.frames)),
+        "data_id": clip.meta.id,
+        "sound": clip.meta.source.path,
+        "sound_sha256": clip.meta.source.sha256}
+    storage.write_json(folder / "meta.json", made)
+    storage.write_json(data / "pred" / "last.json", {"speeches": ["own"]})
 
 
-# ------------------------------------------------------------------------------------------------------
-def watch(number, running):
-    """Return the peaks in MB of process `number` while running(): {"anonymous": RssAnon, "resident": VmHWM}."""
-    peaks = {"RssAnon": 0, "VmHWM": 0}
-    while running():
-        with contextlib.suppress(OSError):  # no such file: it has ended, or this is not Linux
-            for line in Path(f"/proc/{number}/status").read_text().splitlines():
-                name, _, value = line.partition(":")
-                if name in peaks:
-                    peaks[name] = max(peaks[name], int(value.split()[0]))  # kB
-        time.sleep(0.01)
-    return {"anonymous": round(peaks["RssAnon"] / 1024), "resident": round(peaks["VmHWM"] / 1024)}
+# -- the scripts -----------------------------------------------------------------------------------
+def load_script(name: str) -> dict[str, Any]:
+    """What a script defines, by name. It is not started."""
+    return runpy.run_path(str(ROOT / f"{name}.py"), run_name=name)
 
 
-def peak(*command):
-    """Run a script and return its peaks as watch() does."""
-    with subprocess.Popen([sys.executable, *map(str, command)], cwd=speed.ROOT, stdout=subprocess.DEVNULL) as process:
-        peaks = watch(process.pid, lambda: process.poll() is None)
-    if process.returncode:
-        raise UserError(f"{Path(command[0]).name} ended with {process.returncode} (see above); mend it and run again: "
-                        "python -m utils.benchmark --memory")
-    return peaks
+def run_script(name: str, *words: object):
+    """Run a script's main() with these words of its command line, without its output."""
+    script = load_script(name)
+    args = script["parse_args"]([str(word) for word in words])
+    nowhere = io.StringIO()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        script["main"](args)
 
 
-def alone(work, *given):
-    """Return what work(*given) returns in a process of its own, and the peaks of that."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        future = pool.submit(work, *given)
-        child = multiprocessing.active_children()[-1]
-        peaks = watch(child.pid, lambda: not future.done())
-        return future.result(), peaks
+def time_preprocess(film: Path, data: Path) -> Row:
+    """Row of preprocess.py, which makes `data` from the film."""
+    seconds = median_seconds(lambda: run_script("preprocess", film, "--data", data), RUNS)
+    frames = storage.read_meta(data).frames
+    return {"frames_per_s": round(frames / seconds, 1)}
 
 
-def memory(clip, folder, long=LONG, trained=TRAINED):
-    """Return the peaks of the scripts on short and long films (MB), and how much the long one takes over the other."""
-    if not Path("/proc/self/status").is_file():
-        raise UserError("memory can only be measured on Linux; run: python -m utils.benchmark")
-    found = {}
-    for seconds, lines in [*zip(long, repeat(1080)), *zip(trained, repeat(360))]:
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            film, data = write_film(clip, Path(work) / "film.mp4", seconds, lines), Path(work) / "data"
-            peaks = {"preprocess.py": peak("preprocess.py", film, "--data", data)}
-            if lines == 1080:
-                write_prediction(data, film)
-                peaks["reapply_faces.py"] = peak("reapply_faces.py", "--data", data)
-            else:
-                peaks = {"train.py": peak("train.py", "--data", data, "--checkpoints", work, "--epochs", 1,
-                                          "--max-minutes", TRAIN_MINUTES)}
-            for name, value in peaks.items():
-                found.setdefault(name, {})[f"{seconds}_s"] = value
-    for peaks in found.values():
-        short, longer = peaks.values()
-        peaks["ratio"] = {key: round(longer[key] / short[key], 2) for key in short}
-    return found
+def time_train(data: Path) -> Row:
+    """Row of train.py's steps, from where on there is a discriminator."""
+    script = load_script("train")
+    processor = device.resolve("auto")
+    dataset = LipDataset(Clip(data), train=True, extra_sounds=script["EXTRA_SOUNDS"])
+    state, progress = script["build_or_resume"](script["parse_args"]([]), dataset, processor)
+    batch_size = progress.settings.batch_size
+    loader, _ = script["make_loaders"](dataset, dataset, batch_size)
+    script["seed_epoch"](loader, 1)
+    maps = device.to_device(mouth_weight_maps(dataset, script["MOUTH_WEIGHT"]), processor)
+    rates = Rates(script["LR"], script["FINAL_LR"], script["WARMUP_STEPS"])
+    first_step = script["DISCRIMINATOR_FROM_STEP"]
+    schedule = Schedule(TRAIN_EPOCHS, len(loader), first_step, rates)
+
+    def train(steps):
+        with contextlib.redirect_stderr(io.StringIO()):
+            log = EpochLog(1, len(dataset), schedule)
+            script["train_epoch"](state, islice(loader, steps), maps, log)
+            log.close()
+
+    gflop = count_gflop(lambda: train(1))
+    seconds = median_seconds(lambda: train(TRAIN_STEPS), RUNS)
+    data_seconds = median_seconds(lambda: list(islice(loader, TRAIN_STEPS)), RUNS)
+    pictures_per_s = TRAIN_STEPS * batch_size / seconds
+    return {
+        "pictures_per_s": round(pictures_per_s, 1),
+        "data_share": round(data_seconds / seconds, 4),
+        "seconds_per_1732_frames": round(1732 / pictures_per_s, 1),
+        "gflop_per_picture": round(gflop / batch_size, 2)}
 
 
-def speeds(clip, folder, seconds=SECONDS, runs=RUNS, steps=STEPS):
-    """Return the rows that are timed: `runs` runs on films of so many seconds, in training of `steps` steps each."""
-    found = {"calibration": calibration(), "preprocess": {}}
-    best = max(found["calibration"]["fp32_gflops"], found["calibration"]["bf16_gflops"])
+@torch.inference_mode()
+def time_infer(data: Path) -> Row:
+    """Row of an untrained network: in bfloat16 where the processor has it, and in float32."""
+    clip = Clip(data)
+    processor = device.resolve("auto")
+    model = device.to_channels_last(LipUNet().eval(), processor)
+    batch_size = load_script("inference")["BATCH_SIZE"]
+    frames = np.arange(batch_size)
+    inputs = clip.inputs(frames, clip.mel_windows[frames], clip.references())
+    inputs = device.to_device(inputs, processor)
+
+    def draw(precision):
+        with precision:
+            for _ in range(INFER_BATCHES):
+                pictures, _ = model(*inputs)
+                pictures.sum().item()  # a GPU is done only when the result is asked for
+
+    pictures = INFER_BATCHES * batch_size
+    gflop = count_gflop(lambda: draw(contextlib.nullcontext()))
+    mixed = median_seconds(lambda: draw(device.autocast(processor)), RUNS)
+    full = median_seconds(lambda: draw(contextlib.nullcontext()), RUNS)
+    return {
+        "pictures_per_s": round(pictures / mixed, 1),
+        "float32_pictures_per_s": round(pictures / full, 1),
+        "gflop_per_picture": round(gflop / pictures, 2)}
+
+
+def time_reapply(film: Path, data: Path) -> Row:
+    """Row of reapply_faces.py on the last prediction of `data`, in turns with a bare transcode."""
+    frames = storage.read_meta(data).frames
+    paste = partial(run_script, "reapply_faces", "--data", data, "--output", data / "pasted.mp4")
+    copy = partial(transcode, film, data / "bare.mp4", frames)
+    pasted = []
+    transcoded = []
+    for _ in range(RUNS):  # in turns, so that what else the machine does meets both
+        pasted.append(median_seconds(paste, 1))
+        transcoded.append(median_seconds(copy, 1))
+    ratios = np.divide(pasted, transcoded)
+    return {
+        "frames_per_s": round(frames / statistics.median(pasted), 1),
+        "transcode_frames_per_s": round(frames / statistics.median(transcoded), 1),
+        "over_transcode": round(float(np.median(ratios)), 3)}
+
+
+def transcode(source: Path, target: Path, frames: int):
+    """Decode the first frames of a film and encode them as reapply_faces.py does."""
+    script = load_script("reapply_faces")
+    quality = Quality(script["CRF"], script["PRESET"])
+    height, width = next(read_frames(source)).planes()[0].shape
+    with VideoWriter(target, (width, height), quality) as copy:
+        for frame in read_frames(source, stop=frames):
+            frame.picture.pict_type = 0  # the encoder chooses, not the source
+            copy.write(frame.picture)
+
+
+# --------------------------------------------------------------------------------------------------
+def time_all(clip: Path, folder: Path) -> Row:
+    """All rows, by name. folder: for temporary files."""
+    rows: Row = {"calibration": calibrate(), "preprocess": {}}
     for lines in (360, 1080):
-        film, data = write_film(clip, folder / f"film{lines}.mp4", seconds, lines), folder / f"data{lines}"
-        row = speed.preprocess(film, data, runs)
-        found["preprocess"].setdefault("frames_per_s", row["frames_per_s"])
-        found["preprocess"][f"{lines}p"] = row
-    found["train"], peaks = alone(speed.train, folder / "data360", runs, steps)
-    found["train"]["peak_anonymous_mb"] = peaks["anonymous"]
-    found["infer"] = speed.infer(folder / "data360", runs)
-    for name in ("train", "infer"):
-        row = found[name]
-        row["mfu"] = round(row["gflop_per_picture"] * row["pictures_per_s"] / best, 3)
-    write_prediction(data, film)
-    found["reapply"] = speed.reapply(data, film, runs)
-    found["live"] = speed.live(folder / "data360", runs)
-    return found
+        film = folder / f"film{lines}.mp4"
+        data = folder / f"data{lines}"
+        write_film(clip, film, lines)
+        rows["preprocess"][f"{lines}p"] = time_preprocess(film, data)
+    write_prediction(data)
+    rows["reapply"] = time_reapply(film, data)
+    data = folder / "data360"
+    rows["preprocess"]["frames_per_s"] = rows["preprocess"]["360p"]["frames_per_s"]
+    rows["train"] = time_train(data)
+    rows["infer"] = time_infer(data)
+    fastest = max(rows["calibration"]["fp32_gflops"], rows["calibration"]["bf16_gflops"])
+    for row in (rows["train"], rows["infer"]):
+        gflops = row["gflop_per_picture"] * row["pictures_per_s"]
+        row["mfu"] = round(gflops / fastest, 3)
+    return rows
 
 
-# ------------------------------------------------------------------------------------------------------
-def show(values, name=""):
-    """Print nested values as a table, a row each."""
-    for key, value in values.items():
+def table(rows: Row, title: str = "") -> Iterator[str]:
+    """Nested rows as lines of text, one a figure."""
+    for name, value in rows.items():
         if isinstance(value, dict):
-            show(value, f"{name}{key}  ")
+            yield from table(value, f"{title}{name}  ")
         else:
-            print(f"{name + key.replace('_', ' '):44s} {value:>10}")
+            label = title + name.replace("_", " ")
+            yield f"{label:44s} {value:>10}"
 
 
-def main():
-    args = parse_args()
-    if not args.memory:
-        say("some minutes; peak memory only with --memory, an hour or more")
+def main(args: argparse.Namespace):
+    """Time everything and print it."""
+    say("this takes some minutes")
     with tempfile.TemporaryDirectory(dir=args.data) as folder:
-        folder = Path(folder)
-        clip = Path(args.clip) if args.clip else folder / "sample.mp4"
-        if not args.clip:
-            sample.write_clip(clip, 2 * SECONDS if args.memory else SECONDS, sample.CLIP_SEED)
-        rows = speeds(clip, folder)
-        if args.memory:
-            rows["memory_mb"] = memory(clip, folder)
-    if args.json:
-        print(json.dumps(rows, indent=1))
-    else:
-        show(rows)
+        clip = args.clip
+        if clip is None:
+            clip = Path(folder, "sample.mp4")
+            sample.write_clip(clip, FILM_S, sample.CLIP_SEED)
+        rows = time_all(Path(clip), Path(folder))
+    print(json.dumps(rows, indent=1) if args.json else "\n".join(table(rows)))
 
 
-def parse_args():
-    parser = console.parser(__doc__)
-    parser.add_argument("--clip", metavar="VIDEO", help="a face that speaks (default: the built-in sample)")
-    parser.add_argument("--data", metavar="DIR", help="folder for the temporary files, which for --memory take 4 GB "
-                        "(default: the system's)")
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Options of the command line."""
+    parser = cli.parser(__doc__)
+    parser.add_argument(
+        "--clip", metavar="VIDEO", help="a face that speaks (default: the built-in sample)"
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder for the temporary files (default: the system's)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON only")
-    parser.add_argument("--memory", action="store_true", help="measure memory too")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    console.run(main)
+    cli.run(main, parse_args())

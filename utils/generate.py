@@ -1,74 +1,111 @@
-"""Speech + checkpoint + footage -> generated lower faces, of a file or of sound as it comes."""
+"""Lower faces of a speaker: the source frame that each moment gets, and the drawing itself."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from utils import audio, device
+from models.unet import LipUNet
+from utils.audio import MelWindows
 from utils.contract import FPS
-from utils.face import shot_bounds
+from utils.dataset.clip import Clip
+from utils.storage import Track
+from utils.training import checkpoint
+from utils.training.device import autocast, resolve, to_channels_last, to_device
 
-SHORT = FPS // 2            # frames
+# Footage does not turn nearer to a cut: the shot behind it would only flash up.
+TURN_TO_CUT_FRAMES = FPS // 2
 
-def turns(track):
-    """Return (low, high): the frames at which footage that runs forward and back turns, in its first and last second.
 
-    A turn throws the head back the way it came, so it is where the face moves least. A shot that was cut to less than
-    SHORT before is not turned in: it would only flash up.
+@dataclass
+class Speaker:
+    """The network and the footage that it speaks on.
+
+    model: in eval mode, on `device`. references (N, 2): of clip.references(), frame numbers of the
+    two reference pictures of each frame.
     """
-    valid, points = track["valid"], track["landmarks"][..., :2]
-    step = np.linalg.norm(np.diff(points, axis=0), axis=-1).mean(axis=1)  # (N - 1,) source pixels
-    motion = np.pad(step, (1, 0), mode="edge") + np.pad(step, (0, 1), mode="edge")
-    (first, last), i = shot_bounds(track["cuts"], len(valid)).T, np.arange(len(valid))
-    near = min(FPS, len(valid) // 4)
-    low, high = (np.where(valid & (since >= SHORT), motion, np.inf) for since in (last - 1 - i, i - first))
-    return int(low[:near].argmin()), len(valid) - near + int(high[-near:].argmin())
+
+    model: LipUNet
+    clip: Clip
+    references: np.ndarray
+    device: torch.device
 
 
-def pingpong(count, frames, start=0, low=0, high=None):
-    """Return `count` source frame numbers that rise from `start` on and, if there are too few, turn at `high`, then
-    at `low`, and so on: always by one, and neither end twice in a row."""
-    if start + count <= frames:
-        return start + np.arange(count)
-    return walk(np.arange(count), start, low, frames - 1 if high is None else high)
+def load_speaker(
+    path: str | Path, clip: Clip, device_name: str = "auto"
+) -> tuple[Speaker, dict]:
+    """Speaker whose network a checkpoint holds, and the content of that checkpoint.
+
+    device_name: auto, cpu, cuda or cuda:N. Raises CheckpointError if the file is no checkpoint.
+    """
+    model, saved = checkpoint.load(path)
+    device = resolve(device_name)
+    model = to_channels_last(model, device)
+    return Speaker(model, clip, clip.references(), device), saved
 
 
-def walk(steps, start, low, high):
-    """Return where footage is after so many steps (N,) from `start` that turns at `high`, at `low`, and so on."""
-    there, length = abs(high - start), max(1, high - low)
-    back = (steps - there) % (2 * length)
-    return np.where(steps < there, start + np.sign(high - start) * steps, low + np.abs(length - back))
+def turning_points(track: Track) -> tuple[int, int]:
+    """Frames (low, high) at which footage that runs forward and back turns.
+
+    They lie in the first and in the last second of the footage, where the face moves least, because
+    a turn throws the head back the way it came. A frame without a face is no turning point, nor is
+    one so near a cut that the shot behind it would only flash up.
+    """
+    frames = len(track)
+    searched = min(FPS, frames // 4)
+    step = np.linalg.norm(np.diff(track.landmarks, axis=0), axis=-1).mean(axis=1)  # (N - 1,) px
+    step = np.pad(step, 1, mode="edge")
+    motion = np.where(track.valid, step[:-1] + step[1:], np.inf)
+
+    first, stop = track.shot_bounds().T
+    since_cut = np.arange(frames) - first
+    until_cut = stop - 1 - np.arange(frames)
+    low = np.where(until_cut < TURN_TO_CUT_FRAMES, np.inf, motion)[:searched].argmin()
+    high = np.where(since_cut < TURN_TO_CUT_FRAMES, np.inf, motion)[-searched:].argmin()
+    return int(low), frames - searched + int(high)
+
+
+def pingpong(
+    count: int, frames: int, start: int = 0, low: int = 0, high: int | None = None
+) -> np.ndarray:
+    """Source frame numbers (count,) of speech that begins at frame `start`.
+
+    They rise by one. If the footage is too short for that they turn at `high`
+    (default: the last frame), then at `low`, and so on, and show neither end twice in a row.
+    """
+    if high is None or start + count <= frames:
+        high = frames - 1
+    return position_after(np.arange(count), start, low, high)
+
+
+def position_after(steps: np.ndarray, start: int, low: int, high: int) -> np.ndarray:
+    """Source frame (N,) that `steps` (N,) from `start` lead to: up to `high`, down to `low` ..."""
+    to_first_turn = abs(high - start)
+    length = max(1, high - low)
+    going_there = start + np.sign(high - start) * steps
+    since_high = (steps - to_first_turn) % (2 * length)
+    returning = low + np.abs(length - since_high)
+    return np.where(steps < to_first_turn, going_there, returning)
 
 
 @torch.inference_mode()
-def lowers(model, footage, references, order, hear, where, batch_size=16):
-    """Yield a lower face (84, 168, 3) uint8 RGB for each source frame in `order`, saying what is heard.
+def generate_lower_faces(
+    speaker: Speaker,
+    order: np.ndarray,
+    mel_windows: MelWindows | np.ndarray,
+    batch_size: int = 16
+) -> Iterator[np.ndarray]:
+    """Yield a lower face (84, 168, 3) uint8 RGB for each moment of speech.
 
-    hear: takes moments, numbers into `order`, and returns their mel windows (B, 64, 80). references: of
-    footage.references(). where: the device that the model is on.
+    order (M,): the source frame of each moment. mel_windows: what is heard at the moments 0..M-1,
+    anything that gives (B, 64, 80) for an array of B moments.
     """
     for first in range(0, len(order), batch_size):
         moments = np.arange(first, min(first + batch_size, len(order)))
-        inputs = device.to(where, footage.inputs(order[moments], hear(moments), references))
-        with device.autocast(where):
-            pictures, _ = model(**inputs)
-        yield from (pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def live(model, footage, references, chunks, where, start=0, batch_size=16):
-    """Yield (lower face (84, 168, 3) uint8 RGB, its source frame) for each 1/25 s of sound that comes in chunks.
-
-    chunks: 16 kHz mono float32 samples, any size, until the speech ends. start: the source frame to begin with;
-    others as for lowers(). The faces are those that inference.py draws of the whole sound on the same frames; nobody
-    knows how long it will be, so the footage always turns where turns() says.
-
-    Latency: 355 ms (audio.LATENCY_MS), of which 320 are the network's window. Picture i begins with sample 640 i and is
-    drawn as soon as a chunk brings sample 640 i + 5679; what else the chunk holds, and the drawing, come on top.
-    Memory is that of a few seconds, however long the speech and its chunks are.
-    """
-    size, done, ends = batch_size * audio.SAMPLES_PER_FRAME, 0, turns(footage.track)
-    pieces = (chunk[k:k + size] for chunk in chunks for k in range(0, len(chunk), size))
-    for heard in audio.window_stream(pieces):
-        order = walk(done + np.arange(len(heard)), start, *ends)
-        yield from zip(lowers(model, footage, references, order, heard.__getitem__, where, batch_size), order.tolist(),
-                       strict=True)
-        done += len(heard)
+        inputs = speaker.clip.inputs(order[moments], mel_windows[moments], speaker.references)
+        with autocast(speaker.device):
+            pictures, _ = speaker.model(*to_device(inputs, speaker.device))  # (B, 3, 84, 168) 0..1
+        pictures = (pictures.clamp(0, 1) * 255).round().byte()
+        yield from pictures.permute(0, 2, 3, 1).cpu().numpy()

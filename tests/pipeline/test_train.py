@@ -1,0 +1,300 @@
+"""Training: falls, resumes to the same result, ends in time, survives interruption."""
+
+import itertools
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import train
+from models import losses
+from models.unet import LipUNet
+from utils.dataset.batches import LipDataset, mouth_weight_maps
+from utils.dataset.clip import Clip
+from utils.training import checkpoint, state
+from utils.training.epoch_log import EpochLog
+from utils.training.schedule import Rates, Schedule
+from utils.training.state import TrainState, build_model
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """Training is a matter of moments: a small network, no report at its end."""
+    def network():
+        return LipUNet(channels=(16, 16, 16, 16), audio_width=16)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "LipUNet", network)
+        patch.setattr(train.meter, "brief", lambda *_: "not measured")
+        yield
+
+
+@pytest.fixture
+def run(tiny_data, tmp_path, monkeypatch, run_script):
+    """Run train.py on the tiny clip with a checkpoints folder; returns its Result."""
+    torch.set_num_threads(2)
+
+    def call(*arguments, folder="checkpoints"):
+        monkeypatch.setattr(train, "START", time.monotonic())
+        return run_script(
+            "train", "--data", tiny_data, "--device", "cpu",
+            "--checkpoints", tmp_path / folder, *arguments)
+    return call
+
+
+@pytest.fixture(scope="module")
+def one_epoch(small, tiny_data, tmp_path_factory, run_script):
+    """A checkpoints folder after one epoch. A test that changes it copies it first."""
+    folder = tmp_path_factory.mktemp("one") / "checkpoints"
+    result = run_script(
+        "train", "--data", tiny_data, "--device", "cpu", "--epochs", 1, "--checkpoints", folder)
+    assert result.code == 0, result.err
+    return folder
+
+
+def read(path):
+    return torch.load(path, weights_only=True)
+
+
+def tensors_and_numbers(tree):
+    """Yield what nested dicts and lists hold, in their order."""
+    values = tree.values() if isinstance(tree, dict) else tree
+    for value in values:
+        if isinstance(value, dict | list | tuple):
+            yield from tensors_and_numbers(value)
+        else:
+            yield value
+
+
+def test_loss_falls_and_everything_is_written(run, tmp_path):
+    """Four epochs bring the training loss down; checkpoints, preview, plot and log are there."""
+    assert run("--epochs", 4).code == 0
+    folder = tmp_path / "checkpoints"
+    model, saved = checkpoint.load(folder / "best.pth")
+    history = read(folder / "last.pth")["history"]
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
+    figures = [row["val_loss"] for row in history]
+    assert figures[saved["epoch"] - 1] <= (1 + train.TOLERANCE_SHARE) * min(figures)
+    assert not model.training
+    found = {path.name for path in folder.iterdir()}
+    assert {"preview.png", "loss.png", "log.csv", "best.pth", "last.pth"} <= found
+    assert not list(folder.glob("*.tmp"))
+    assert len((folder / "log.csv").read_text().splitlines()) == 5
+
+
+@pytest.mark.slow
+def test_resumed_training_equals_uninterrupted(run, tmp_path, monkeypatch):
+    """Interrupted in the middle of epoch 2, then resumed: everything is bit-equal."""
+    monkeypatch.setattr(train, "DISCRIMINATOR_FROM_STEP", 3)
+    assert run("--epochs", 3, folder="whole").code == 0
+    step, steps = train.optimizer_step, []
+
+    def interrupted(*arguments):
+        steps.append(arguments)
+        if len(steps) == 37:  # two optimizers make a step each
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "optimizer_step", interrupted)
+        assert run("--epochs", 3, folder="parts").code == 130
+    assert read(tmp_path / "parts" / "last.pth")["epoch"] == 1
+    assert run("--epochs", 3, "--resume", folder="parts").code == 0
+    whole, parts = (read(tmp_path / name / "last.pth") for name in ("whole", "parts"))
+    assert all(torch.equal(whole["model"][key], parts["model"][key]) for key in whole["model"])
+    ours, theirs = (list(tensors_and_numbers(saved["training"])) for saved in (whole, parts))
+    assert len(ours) == len(theirs) > 200
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b) if torch.is_tensor(a) else a == b
+    for row in whole["history"] + parts["history"]:
+        del row["seconds"], row["pictures_per_s"]
+    assert whole["history"] == parts["history"]
+    assert whole["best"] == parts["best"]
+    assert whole["scheduler"] == parts["scheduler"]
+
+
+@pytest.mark.slow
+def test_max_minutes_ends_in_time_with_the_rate_down(run, tmp_path):
+    """With 20 seconds it stops within 20 seconds, learning rate at its end, checkpoint saved."""
+    begun = time.monotonic()
+    assert run("--epochs", 10_000, "--max-minutes", 1 / 3).code == 0
+    assert time.monotonic() - begun < 23
+    history = read(tmp_path / "checkpoints" / "last.pth")["history"]
+    assert history
+    assert history[-1]["lr"] < 3 * train.FINAL_LR
+
+
+def test_a_new_training_keeps_the_old_one(run, one_epoch, tmp_path, monkeypatch):
+    """Without --resume older checkpoints are moved to *.old.pth, and that is said."""
+    folder = Path(shutil.copytree(one_epoch, tmp_path / "checkpoints"))
+    old = read(folder / "last.pth")["model"]
+    result = run("--epochs", 1, "--lr", 1e-4)
+    assert result.code == 0
+    assert "last.old.pth" in result.err
+    kept = read(folder / "last.old.pth")["model"]
+    assert all(torch.equal(old[key], kept[key]) for key in old)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(run, tmp_path, monkeypatch):
+    """The step is named with the next command, and the checkpoints are from before it."""
+    monkeypatch.setattr(
+        losses, "landmark_loss", lambda predicted, real: predicted.mean() * math.nan)
+    result = run("--epochs", 1)
+    assert result.code == 1
+    assert re.search(r"at step 0 .*nan.*train\.py .*--resume --lr 0\.0003", result.err)
+    model, saved = checkpoint.load(tmp_path / "checkpoints" / "last.pth")
+    assert saved["epoch"] == 0
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+def test_resume_keeps_the_settings_it_is_not_given(run, tmp_path, monkeypatch):
+    """Batch size, learning rate and epochs go on as they were."""
+    path = tmp_path / "checkpoints" / "last.pth"
+    run("--epochs", 3, "--batch-size", 4, "--lr", 2e-4, "--max-minutes", 0.02)
+    first = read(path)
+    assert first["epoch"] == 1
+    assert run("--resume").code == 0
+    done = read(path)
+    expected = {"batch_size": 4, "lr": 2e-4, "epochs": 3, "seed": train.SEED}
+    assert done["settings"] == first["settings"] == expected
+    assert done["epoch"] == 3
+
+
+def test_a_short_clip_trains_for_more_epochs_unless_told(run, tmp_path, monkeypatch):
+    """The tiny clip has 88 frames to train on: 11 steps of 8 pictures an epoch."""
+    monkeypatch.setattr(train, "MIN_STEPS", 55)
+    monkeypatch.setattr(train, "EPOCHS", 1)
+    for options, epochs in (((), 5), (("--epochs", 2), 2), (("--batch-size", 100), 63)):
+        run(*options, "--max-minutes", 0.01, folder=str(epochs))
+        assert read(tmp_path / str(epochs) / "last.pth")["settings"]["epochs"] == epochs
+
+
+def test_the_discriminator_waits(tiny_data, monkeypatch):
+    """Before its step the discriminator does not change, from it on it does."""
+    monkeypatch.setattr(train, "DISCRIMINATOR_FROM_STEP", 1)
+    dataset = LipDataset(Clip(tiny_data), train=True, extra_sounds=8)
+    dataset.frames = dataset.frames[:8]
+    torch.manual_seed(0)
+    networks = TrainState(build_model(dataset), CPU, train.EMA_DECAY, train.WEIGHT_DECAY)
+    maps = mouth_weight_maps(dataset, train.MOUTH_WEIGHT)
+    bias = networks.discriminator.to_logits.bias
+    changed = []
+    schedule = Schedule(2, 1, 0, Rates(1e-3, 1e-6, 1))
+    for epoch in (1, 2):
+        before = bias.detach().clone()
+        dataset.set_epoch(epoch)
+        loader = DataLoader(dataset, 8, collate_fn=LipDataset.collate)
+        train.train_epoch(networks, loader, maps, EpochLog(epoch, 8, schedule))
+        changed.append(not torch.equal(bias, before))
+    assert changed == [False, True]
+
+
+def test_resume_refuses_other_data_and_finished_training(run, one_epoch, tmp_path):
+    folder = Path(shutil.copytree(one_epoch, tmp_path / "checkpoints"))
+    result = run("--epochs", 1, "--resume")
+    assert result.code == 1
+    assert re.search("1 epochs already.*--resume --epochs 2", result.err)
+    saved = read(folder / "last.pth")
+    saved["data"] = {"id": "other", "clip": "other.mp4"}
+    checkpoint.save(folder / "last.pth", saved)
+    result = run("--epochs", 2, "--resume")
+    assert result.code == 1
+    assert re.search(r"other\.mp4.*python train.py", result.err)
+
+
+@pytest.mark.parametrize("damage", ["empty", "discriminator"])
+def test_resume_refuses_what_holds_no_training(run, one_epoch, tmp_path, damage):
+    """A best.pth put in place of last.pth, or damaged weights, are refused in one line."""
+    folder = Path(shutil.copytree(one_epoch, tmp_path / "checkpoints"))
+    saved = read(folder / "last.pth")
+    if damage == "empty":
+        saved["training"] = {}
+    else:
+        saved["training"]["discriminator"]["to_logits.bias"] = torch.zeros(5)
+    checkpoint.save(folder / "last.pth", saved)
+    result = run("--epochs", 2, "--resume")
+    assert result.code == 1
+    assert re.search(r"last\.pth holds no training to go on with.*python train.py", result.err)
+
+
+def test_one_more_number_may_be_logged(run, one_epoch, tmp_path, monkeypatch):
+    """A learner's own column goes to log.csv, the checkpoint loads, and training resumes."""
+    shutil.copytree(one_epoch, tmp_path / "checkpoints")
+    add = EpochLog.add
+
+    def with_one_more(log, pictures, numbers, time_factor):
+        add(log, pictures, {**numbers, "my_number": 7.0}, time_factor)
+
+    monkeypatch.setattr(EpochLog, "add", with_one_more)
+    assert run("--epochs", 2, "--resume").code == 0
+    checkpoint.load(tmp_path / "checkpoints" / "best.pth")
+    log = (tmp_path / "checkpoints" / "log.csv").read_text().splitlines()
+    assert log[0].endswith("my_number")
+    assert log[2].endswith("7.0")
+
+
+def test_training_ends_early_with_the_rate_down(run, tmp_path, monkeypatch):
+    """Once nothing gets better it says so and ends after the cooldown; --resume goes on."""
+    # the first one is of the look before training begins
+    figures = itertools.chain([9.0, 5.0, 4.0], itertools.repeat(4.5))
+
+    def quick_epoch(state, loader, maps, log):
+        for batch in loader:
+            log.add(len(batch.lower_face), {"train_loss": 0.05})
+
+    monkeypatch.setattr(train, "train_epoch", quick_epoch)
+    monkeypatch.setattr(train, "write_preview", lambda *_: None)
+    monkeypatch.setattr(
+        train, "validate", lambda *_: {"val_loss": next(figures), "val_landmarks": 0.5})
+    monkeypatch.setattr(train, "PATIENCE_STEPS", 2 * 3)
+    monkeypatch.setattr(train, "COOLDOWN_STEPS", 2 * 4)
+    path = tmp_path / "checkpoints" / "last.pth"
+    result = run("--batch-size", 44)
+    history = read(path)["history"]
+    assert len(history) == read(path)["settings"]["epochs"] == 2 + 3 + 4
+    assert history[-1]["lr"] < 2 * train.FINAL_LR < history[4]["lr"]
+    said = re.findall(r"no lower for 3 epochs: .* the last epoch is 9$", result.err, re.M)
+    assert len(said) == 1
+    assert "9 epochs already" in run("--resume").err
+    assert run("--resume", "--epochs", 12).code == 0
+    assert len(read(path)["history"]) == read(path)["settings"]["epochs"] == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_killed_at_a_random_moment_it_resumes(tiny_data, tmp_path, how, run_script):
+    """A real process, interrupted or killed a while into training: what it leaves goes on."""
+    options = ["--data", tiny_data, "--checkpoints", tmp_path, "--device", "cpu"]
+    command = [sys.executable, ROOT / "train.py", *options, "--epochs", "1000"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    last = tmp_path / "last.pth"
+    while time.monotonic() < deadline:
+        if last.exists() and checkpoint.load(last)[1]["epoch"]:
+            break
+        time.sleep(0.1)
+    time.sleep(np.random.default_rng(os.getpid()).uniform(0, 3))
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == (130 if how == signal.SIGINT else -how)
+    assert "Traceback" not in stderr
+    done = checkpoint.load(last)[1]["epoch"]
+    checkpoint.load(tmp_path / "best.pth")
+    assert done >= 1
+    result = run_script("train", *options, "--resume", "--epochs", done + 1, separate=True)
+    assert result.code == 0, result.err
+    assert checkpoint.load(last)[1]["epoch"] == done + 1

@@ -1,0 +1,342 @@
+"""Missing and wrong input: one line that names the next command, exit code 1, nothing lost."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from helpers.messages import error_line
+
+from utils import storage
+from utils.contract import VERSION
+from utils.media.reader import read_frames, read_sound
+from utils.media.writer import Quality, SoundTrack, VideoWriter
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ROUGH = Quality(23, "ultrafast")
+RATE = 16000  # Hz of every sound here
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty project folder, in which the test runs as users do."""
+    for name in ("input", "data", "checkpoints"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def refused(project, run_script):
+    """Run a script that must fail in one error line, which holds each of `expected`."""
+
+    def check(name, arguments, *expected):
+        result = run_script(name, *arguments)
+        line = error_line(result)
+        assert result.out == ""
+        for part in expected:
+            assert part in line
+
+    return check
+
+
+def write_grey(path, seconds, sound=True):
+    """Write a video without a face; sound: noise, silence (None) or no track at all (False)."""
+    samples = np.zeros((round(RATE * seconds), 1), np.float32)
+    if sound:
+        noise = np.random.default_rng(0).uniform(-0.1, 0.1, samples.shape)
+        samples = noise.astype(np.float32)
+    track = None if sound is False else SoundTrack(iter([samples]), RATE)
+    half = np.full((32, 32), 128, np.uint8)
+    with VideoWriter(path, (64, 64), ROUGH, track) as video:
+        for _ in range(round(25 * seconds)):
+            video.write([np.full((64, 64), 90, np.uint8), half, half])
+    return path
+
+
+# -- preprocess.py ---------------------------------------------------------------------------------
+def test_an_empty_input_folder_says_what_to_put_there(refused):
+    expected = ("no video in input/", "python preprocess.py", "python -m utils.sample")
+    refused("preprocess", [], *expected)
+
+
+def test_with_two_videos_or_sounds_the_line_has_the_command_for_each(
+    project, refused, tiny_data, tiny_speech
+):
+    for name in ("a.mp4", "b c.mov", "a.wav", "b.mp3"):
+        (project / "input" / name).write_bytes(b"")
+    video_commands = ("preprocess.py input/a.mp4", "preprocess.py 'input/b c.mov'")
+    refused("preprocess", [], *video_commands)
+    refused("inference", [], "inference.py input/a.wav", "inference.py input/b.mp3")
+
+
+WRONG_VIDEOS = {
+    "missing": "does not exist",
+    "text": "not a video",
+    "empty": "not a video",
+    "folder": "is a folder",
+    "sound": "no picture",
+    "no face": "a face was found in 0%",
+    "no sound": "no sound",
+    "silent": "silent",
+    "short": "1.00 s",
+}
+
+
+def write_wrong_video(video, kind, speech):
+    """Write what is no video of a face."""
+    if kind == "text":
+        video.write_text("hello\n" * 100)
+    elif kind == "empty":
+        video.write_bytes(b"")
+    elif kind == "folder":
+        video.mkdir()
+    elif kind == "sound":
+        shutil.copy(speech, video)
+    elif kind == "silent":
+        write_grey(video, 3, sound=None)
+    elif kind == "short":
+        write_grey(video, 1)
+    elif kind != "missing":
+        write_grey(video, 3, sound=kind != "no sound")
+
+
+@pytest.mark.parametrize("kind", WRONG_VIDEOS)
+def test_a_wrong_video_is_refused_before_anything_old_is_touched(
+    project, refused, tiny_speech, kind
+):
+    old = project / "data" / "meta.json"
+    old.write_text("{}")
+    video = project / "input" / "clip.mp4"
+    write_wrong_video(video, kind, tiny_speech)
+    refused("preprocess", [video], WRONG_VIDEOS[kind])
+    assert old.read_text() == "{}"
+
+
+def test_folders_of_others_are_not_replaced(project, refused, tiny_clip):
+    mine = project / "anna" / "audio" / "song.wav"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    arguments = [tiny_clip, "--data", project / "anna"]
+    refused("preprocess", arguments, "anna/audio", "ANOTHER_FOLDER")
+    assert mine.read_bytes() == b"mine"
+
+
+HOLDER = """
+import sys
+from utils import cli
+with cli.write_lock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_run_on_one_folder_is_refused(project, refused, tiny_data, tiny_clip):
+    data = shutil.copytree(tiny_data, project / "copy")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(data)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout.readline() == "held\n"
+    refused("preprocess", [tiny_clip, "--data", data], "another run is writing")
+    holder.communicate("")
+
+
+def test_a_sound_of_another_length_is_fitted_and_said(project, tiny_clip, run_script):
+    """A sound that ends before the picture is padded, and the counts stay equal."""
+    frames = list(read_frames(tiny_clip, 0, 60))
+    samples = read_sound(tiny_clip, RATE)[:RATE]
+    video = project / "input" / "clip.mp4"
+    with VideoWriter(video, (512, 512), ROUGH, SoundTrack(iter([samples]), RATE)) as out:
+        for frame in frames:
+            out.write(frame.planes())
+    result = run_script("preprocess", separate=True)
+    assert result.code == 0, result.err
+    assert "padded with silence" in result.err
+    assert len(list((project / "data" / "face").iterdir())) == 60
+    assert len(list((project / "data" / "audio").iterdir())) == 60
+    assert np.load(project / "data" / "audio" / "000055.npy").max() < -8
+
+
+# -- steps out of order ----------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["train", "inference", "reapply_faces"])
+def test_without_prepared_data_every_later_step_names_preprocess(
+    project, refused, tiny_speech, name
+):
+    shutil.copy(tiny_speech, project / "input" / "speech.wav")
+    refused(name, [], "data holds no prepared clip", "run: python preprocess.py VIDEO")
+
+
+def test_a_step_that_comes_too_early_names_the_one_before_it(
+    project, refused, tiny_data, tiny_speech
+):
+    outputs = shutil.ignore_patterns("pred", "result")
+    data = shutil.copytree(tiny_data, project / "my copy", ignore=outputs)
+    folder = ["--data", data]
+    command = f"run: python train.py --data '{data}'"
+    refused("inference", [tiny_speech, *folder], "best.pth", command)
+    refused("train", [*folder, "--resume"], "last.pth does not exist", command)
+    command = f"run: python inference.py AUDIO --data '{data}'"
+    refused("reapply_faces", folder, "no generated faces", command)
+
+
+def test_data_of_other_constants_is_prepared_again(project, refused, tiny_data):
+    data = shutil.copytree(tiny_data, project / "copy")
+    meta = storage.read_json(data / "meta.json")
+    meta["contract"]["hop"] = 200
+    storage.write_json(data / "meta.json", meta)
+    for name in ("train", "reapply_faces"):
+        refused(name, ["--data", data], "hop = 200", "python preprocess.py")
+
+
+def test_data_of_the_first_version_is_prepared_again(project, refused, tiny_data):
+    data = shutil.copytree(tiny_data, project / "copy")
+    meta = storage.read_json(data / "meta.json")
+    del meta["contract"]["version"]
+    storage.write_json(data / "meta.json", meta)
+    message = f"was made with version = 1, but utils/contract.py has {VERSION}"
+    refused("train", ["--data", data], message, "run: python preprocess.py VIDEO")
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("cuda", "CUDA GPUs"), ("cuda:99", "CUDA GPUs"), ("gpu", "unknown")]
+)
+def test_a_device_that_is_not_there_is_refused(refused, tiny_data, device, message):
+    if device == "cuda":
+        device = f"cuda:{torch.cuda.device_count()}"
+    refused("train", ["--data", tiny_data, "--device", device], message, "auto")
+
+
+# -- inference.py ----------------------------------------------------------------------------------
+def test_speeches_of_one_name_are_refused_before_anything_is_drawn(
+    project, refused, tiny_data, tiny_speech
+):
+    """Also where only the ending or capital letters tell them from each other."""
+    for name in ("a.wav", "A.WAV", "a.mp3", "last.json.wav"):
+        folder = project / name[:1]
+        folder.mkdir(exist_ok=True)
+        shutil.copy(tiny_speech, folder / name)
+    clashes = [
+        ("a/a.wav", "A/A.WAV"),
+        ("a/a.wav", "a/a.mp3"),
+        ("a",),
+        ("a/a.wav", "a/a.wav"),
+        ("l",),
+    ]
+    for names in clashes:
+        arguments = [*names, "--data", tiny_data]
+        refused("inference", arguments, "would both be called", "rename one")
+    missing = ["a/a.wav", "none.wav", "--data", tiny_data]
+    refused("inference", missing, "none.wav does not exist")
+    empty = ["checkpoints", "--data", tiny_data]
+    refused("inference", empty, "no sound files in checkpoints", "inference.py")
+
+
+@pytest.mark.parametrize("second", ["6", "-1", "nan", "1e9"])
+def test_a_start_beyond_the_footage_is_refused(refused, tiny_data, tiny_speech, second):
+    arguments = [tiny_speech, "--data", tiny_data, f"--start={second}"]
+    refused("inference", arguments, "lasts 6.00 s")
+
+
+def test_speech_that_is_none_is_refused(project, refused, tiny_data):
+    """Text, and a video without sound, instead of speech."""
+    (project / "speech.wav").write_text("hello")
+    arguments = ["speech.wav", "--data", tiny_data]
+    refused("inference", arguments, "not a video or sound file")
+    mute = write_grey(project / "mute.mp4", 3, sound=False)
+    refused("inference", [mute, "--data", tiny_data], "no sound", "python inference.py")
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "subtype"), [(48000, 2, "PCM_24"), (8000, 1, "PCM_16")]
+)
+def test_wav_of_any_kind_is_speech(tmp_path, rate, channels, subtype):
+    path = tmp_path / "speech.wav"
+    soundfile.write(path, np.zeros((rate * 2, channels)), rate, subtype=subtype)
+    assert len(read_sound(path, RATE)) == pytest.approx(2 * RATE, abs=200)
+
+
+# -- reapply_faces.py ------------------------------------------------------------------------------
+@pytest.fixture
+def predicted(project, tiny_data, tiny_speech):
+    """Copy the prepared clip and lay down a prediction of one frame, with changes in its meta."""
+    source = storage.identify_source(tiny_speech)
+    meta = {
+        "frames": 1,
+        "source_frames": [0],
+        "sound": source.path,
+        "sound_sha256": source.sha256,
+        "data_id": storage.read_meta(tiny_data).id,
+    }
+
+    def make(**changes):
+        outputs = shutil.ignore_patterns("pred", "result")
+        data = shutil.copytree(tiny_data, project / "copy", ignore=outputs)
+        folder = data / "pred" / "speech"
+        folder.mkdir(parents=True)
+        storage.write_json(folder / "meta.json", {**meta, **changes})
+        storage.write_json(data / "pred" / "last.json", {"speeches": ["speech"]})
+        return data
+
+    return make
+
+
+def test_predictions_of_other_data_are_stale(refused, predicted):
+    data = predicted(data_id="other")
+    command = f"run: python inference.py AUDIO --data {data}"
+    refused("reapply_faces", ["--data", data], "made from other data", command)
+
+
+def test_a_changed_speech_file_is_stale(refused, predicted):
+    """New sound under the old name would be heard over the old mouth."""
+    data = predicted(sound_sha256="0")
+    refused("reapply_faces", ["--data", data], "has changed", "python inference.py")
+
+
+def test_inputs_are_not_overwritten(refused, predicted, tiny_clip, tiny_speech):
+    data = predicted()
+    for path, what in ((tiny_speech, "the speech"), (tiny_clip, "the source video")):
+        refused("reapply_faces", ["--data", data, "--output", path], what)
+
+
+def test_another_sound_has_the_length_of_the_speech(project, refused, predicted, tiny_speech):
+    data = predicted()
+
+    def refuse(sound, *expected):
+        refused("reapply_faces", ["--data", data, "--sound", sound], *expected)
+
+    refuse(tiny_speech, "lasts 2.00 s", "0.04 s")
+    (project / "text").write_text("hello")
+    refuse("text", "not a video or sound file")
+    refuse(write_grey(project / "mute.mp4", 1, sound=False), "lasts 0.00 s")
+
+
+def test_output_and_sound_are_for_one_speech(refused, predicted):
+    data = predicted()
+    shutil.copytree(data / "pred" / "speech", data / "pred" / "again")
+    storage.write_json(data / "pred" / "last.json", {"speeches": ["speech", "again"]})
+    for option in ("--output", "--sound"):
+        arguments = ["--data", data, option, "x.mp4"]
+        refused("reapply_faces", arguments, "made 2", "python inference.py AUDIO")
+
+
+@pytest.mark.parametrize(
+    "names", [[], [".."], ["."], [""], ["../pred/speech"], ["/etc"], ["speech/"], [5], [None]]
+)
+def test_a_prediction_lies_inside_its_folder(refused, predicted, names):
+    data = predicted()
+    storage.write_json(data / "pred" / "last.json", {"speeches": names})
+    refused("reapply_faces", ["--data", data], "python inference.py AUDIO")
+
+
+@pytest.mark.parametrize("order", [[], [0, 150], [-1], [0.5], ["x"], None, [[0]]])
+def test_a_prediction_is_of_frames_that_there_are(refused, predicted, order):
+    data = predicted(source_frames=order)
+    refused("reapply_faces", ["--data", data], "meta.json", "python inference.py AUDIO")

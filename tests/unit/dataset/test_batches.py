@@ -1,0 +1,132 @@
+"""The held-out split, and batches for training and validation."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from utils.cli import DataError
+from utils.contract import EYE_DISTANCE_PX
+from utils.dataset import augment, batches
+from utils.dataset.batches import LipDataset, mouth_weight_maps, split
+from utils.dataset.clip import Clip
+from utils.face.landmarks import LIP_PAIRS, WARP_POINTS
+
+
+@pytest.fixture
+def clip(tiny_data):
+    return Clip(tiny_data)
+
+
+def epoch_of(dataset, seed, batch_size=8):
+    """The batches of an epoch, in the order of the frames."""
+    dataset.set_epoch(seed)
+    loader = DataLoader(dataset, batch_size, collate_fn=LipDataset.collate)
+    return list(loader)
+
+
+def test_split_is_a_contiguous_end_with_a_gap():
+    for frames in (150, 500, 3000, 90_000):
+        trained, held = split(frames)
+        assert held[-1] == frames - 1
+        assert trained[0] == 0
+        assert held[0] - trained[-1] == batches.GUARD_FRAMES + 1
+        assert np.array_equal(held, np.arange(held[0], frames))
+        assert len(held) / frames == pytest.approx(0.1, abs=0.01) or frames < 500
+
+
+def test_training_sees_nothing_of_the_held_out_part(clip):
+    """Neither pictures, references nor sound of a training batch come from the held-out part."""
+    dataset = LipDataset(clip, train=True, extra_sounds=5)
+    held = split(clip.frames)[1]
+    lower_faces = np.array(clip.lower_faces)
+    lower_faces[held] = 0  # a held-out picture would show as black
+    clip.lower_faces = lower_faces
+    clip.mel[held[0] * 4:] = np.nan  # and held-out sound as nan
+    for batch in epoch_of(dataset, 0):
+        assert batch.reference.float().mean(dim=(2, 3, 4)).min() > 1
+        assert batch.lower_face.float().mean(dim=(1, 2, 3)).min() > 1
+        assert torch.isfinite(batch.mel).all()
+        assert torch.isfinite(batch.extra_mel).all()
+
+
+def test_an_epoch_shows_every_training_frame_once_and_its_seed_repeats_it(clip, monkeypatch):
+    monkeypatch.setattr(augment, "SILENT_SHARE", 0)
+    dataset = LipDataset(clip, train=True)
+    first, again, other = (epoch_of(dataset, seed) for seed in (3, 3, 4))
+    seen = torch.cat([batch.landmarks for batch in first]).numpy()
+    assert np.array_equal(seen, dataset.norm.landmarks[dataset.frames])
+    for a, b, c in zip(first, again, other, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        assert not torch.equal(a.mel, c.mel)
+        assert not torch.equal(a.reference, c.reference)
+
+
+def test_extra_sounds_have_landmarks_behind_those_of_the_pictures(clip):
+    dataset = LipDataset(clip, train=True, extra_sounds=5)
+    batch = epoch_of(dataset, 0)[0]
+    assert batch.mel.shape == (8, 64, 80)
+    assert batch.extra_mel.shape == (5, 64, 80)
+    assert batch.landmarks.shape == (13, 130)
+    assert batch.target_points.shape == (8, 65, 2)
+
+
+def test_silence_is_shown_a_closed_mouth(clip, monkeypatch):
+    """Samples that hear only a noise floor are shown a frame whose mouth is closed."""
+    monkeypatch.setattr(augment, "SILENT_SHARE", 1)
+    dataset = LipDataset(clip, train=True, extra_sounds=64)
+    batch = epoch_of(dataset, 0)[0]
+    assert batch.extra_mel.max() < -3.5
+    at_rest = dataset.norm.landmarks[dataset.at_rest]
+    assert all((at_rest == row).all(axis=1).any() for row in batch.landmarks.numpy())
+    opening = clip.track.opening
+    assert opening[dataset.at_rest].max() <= np.quantile(opening, 0.3)
+
+
+def test_validation_frames_are_evenly_spaced_and_as_recorded(clip):
+    dataset = LipDataset(clip, train=False, max_frames=5)
+    held = split(clip.frames)[1]
+    assert dataset.frames.tolist() == held[np.linspace(0, len(held) - 1, 5).astype(int)].tolist()
+    batch = dataset.__getitems__([2])
+    assert torch.equal(batch.mel, torch.from_numpy(clip.mel_windows[dataset.frames[2:3]]))
+    assert len(batch.extra_mel) == 0
+
+
+def test_a_clip_too_short_to_train_on_is_refused(clip):
+    clip.track.valid[40:] = False
+    with pytest.raises(DataError, match=r"40 frames to train on.*preprocess\.py LONGER_VIDEO"):
+        LipDataset(clip, train=True)
+
+
+def test_landmarks_are_normalised_without_head_pose(clip):
+    """Pose and normalised landmarks give the points back; a trembling pose opens no mouth."""
+    clip.track.pose = clip.track.pose + 0.1 * clip.track.opening[:, None] * (1, 0)
+    dataset = LipDataset(clip, train=True)
+    norm = dataset.norm
+    known = np.column_stack([clip.track.pose, np.ones(clip.frames)])
+    back = known @ norm.pose_fit + norm.landmarks * norm.std
+    assert np.allclose(back.reshape(clip.points.shape), clip.points, atol=1e-2)
+    assert norm.landmarks[dataset.trained].std() == pytest.approx(1, rel=1e-3)
+    turn = 0.01 * norm.pose_fit[0].reshape(-1, 2)  # by a pose that goes with an opening of 0.1
+    upper, lower = (WARP_POINTS.index(point) for point in LIP_PAIRS[0])
+    assert abs(turn[lower, 1] - turn[upper, 1]) < 0.2 * 0.1 * EYE_DISTANCE_PX
+
+
+def test_the_mouth_is_found_where_the_lips_are(clip):
+    """The crop is 56 x 104 inside the picture, even at its edge; both maps have mean 1."""
+    dataset = LipDataset(clip, train=True)
+    lips = clip.track.lips
+    for move in (0, -40, 40):
+        clip.track.lips = lips + move
+        maps = mouth_weight_maps(dataset, 4.0)
+        rows, columns = maps.crop
+        assert maps.train_weight.mean() == pytest.approx(1)
+        assert maps.val_weight.mean() == pytest.approx(1)
+        assert (rows.stop - rows.start, columns.stop - columns.start) == (56, 104)
+        assert rows.start >= 0 and rows.stop <= 84
+        assert columns.start >= 0 and columns.stop <= 168
+    maps = mouth_weight_maps(dataset, 4.0)
+    clip.track.lips = lips
+    maps = mouth_weight_maps(dataset, 4.0)
+    y, x = np.unravel_index(maps.val_weight.argmax(), maps.val_weight.shape)
+    assert np.hypot(*(lips.reshape(-1, 2).mean(axis=0) - (x, y + 84))) < 3

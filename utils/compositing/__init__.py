@@ -1,0 +1,1 @@
+"""Generated lower faces back into the source frames, with the camera's fine detail."""

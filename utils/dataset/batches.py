@@ -1,0 +1,218 @@
+"""The held-out split, and batches of what the network is fed and what is wanted of it."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from utils.cli import DataError
+from utils.contract import (
+    FACE_SIZE,
+    FPS,
+    LOWER_HEIGHT,
+    LOWER_TOP,
+    MEL_FLOOR,
+    REFERENCE_GAP_FRAMES,
+    ROWS_PER_FRAME,
+)
+from utils.dataset import augment
+from utils.dataset.clip import Clip
+from utils.dataset.references import evenly_spaced
+
+HELD_OUT_SHARE = 0.10      # of the clip, its last part, that is never trained on
+GUARD_FRAMES = FPS         # between the two parts, in neither of them: neighbours look the same
+REST_QUANTILE = 0.2        # of opening: frames at most as open are shown where silence is heard
+LEAST_MEL_STD = 0.1        # a band that hardly changes is not blown up beyond this
+LEAST_SPREAD_PX = FACE_SIZE / 42  # least size of the region that counts as the mouth
+CROP_HEIGHT = LOWER_HEIGHT * 2 // 3 // 8 * 8  # 56 rows that the discriminator sees, halved thrice
+CROP_WIDTH = FACE_SIZE * 5 // 8 // 8 * 8      # 104 columns
+
+
+class Batch(NamedTuple):
+    """What one step of training or validation needs; B pictures, E extra sounds."""
+
+    reference: Tensor        # (B, 2, 84, 168, 3) uint8 RGB   } input of the network:
+    points: Tensor           # (B, 2, 65, 2) float32 px       } see utils.dataset.clip.Inputs
+    mel: Tensor              # (B, 64, 80) float32            }
+    pose: Tensor             # (B, 2) float32                 }
+    target_points: Tensor    # (B, 65, 2) float32: the real landmarks, px of the lower half
+    lower_face: Tensor       # (B, 84, 168, 3) uint8 RGB: the real picture
+    landmarks: Tensor        # (B + E, 130) float32: the real landmarks, normalised
+    extra_mel: Tensor        # (E, 64, 80) float32: sounds without a picture
+
+
+class LandmarkNorm(NamedTuple):
+    """Normalisation of the landmarks: what head pose does to them is taken out."""
+
+    pose_fit: np.ndarray     # (3, 130) float32: px by [turn, nod, 1]
+    std: float               # px of a normalised landmark of 1
+    landmarks: np.ndarray    # (N, 130) float32: (px - [turn, nod, 1] @ pose_fit) / std
+
+
+class MouthMaps(NamedTuple):
+    """Where the mouth of a clip is."""
+
+    train_weight: Tensor           # (84, 168) float32, mean 1: the mouth counts more
+    val_weight: Tensor             # (84, 168) float32, mean 1: only the mouth counts
+    crop: tuple[slice, slice]      # 56 rows, 104 columns that the discriminator sees
+
+
+def split(frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frame numbers of the training part and of the held-out last part of a clip."""
+    held = max(round(HELD_OUT_SHARE * frames), min(2 * FPS, frames // 4))
+    trained = np.arange(frames - held - GUARD_FRAMES)
+    return trained, np.arange(frames - held, frames)
+
+
+class LipDataset(Dataset):
+    """The training part (train=True) or the held-out part of a clip, for a DataLoader with
+    collate_fn=LipDataset.collate.
+
+    In training each epoch draws other references and augments the sound; some samples hear only
+    silence and are shown a closed mouth. The held-out part is fed as in use: sound as recorded,
+    references as inference chooses them.
+
+    extra_sounds: sounds without a picture in each batch. max_frames: evenly spaced, all if None.
+    Raises DataError if the clip is too short to be trained on.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        train: bool,
+        extra_sounds: int = 0,
+        max_frames: int | None = None,
+    ):
+        self.clip = clip
+        self.train = train
+        self.extra_sounds = extra_sounds
+        valid = clip.track.valid
+        trained, held = split(clip.frames)
+        self.trained = trained[valid[trained]]
+        frames = self.trained if train else held[valid[held]]
+        if len(self.trained) < 2 * REFERENCE_GAP_FRAMES + 1 or not len(frames):
+            raise DataError(
+                f"{clip.data} has {len(self.trained)} frames to train on, too few "
+                "(best are 2-5 minutes)", video="LONGER_VIDEO")
+        self.frames = evenly_spaced(frames, max_frames or len(frames))
+        self.norm = normalise_landmarks(clip, self.trained)
+        openings = clip.track.opening[self.trained]
+        self.at_rest = self.trained[openings <= np.quantile(openings, REST_QUANTILE)]
+        self.rng = np.random.default_rng()
+        self.references = np.empty((0, 2), np.int64)
+        if not train:
+            self.references = clip.references()
+
+    def set_epoch(self, *seed: int):
+        """Draw the references of an epoch, and seed its augmentation."""
+        self.rng = np.random.default_rng(seed)
+        in_training_part = np.zeros(self.clip.frames, bool)
+        in_training_part[self.trained] = True
+        self.references = self.clip.references(in_training_part, self.rng)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """Batch of the frames at these indices: DataLoader asks for a whole batch at once."""
+        frames = self.frames[indices]
+        if not self.train:
+            return self._batch(frames, self.clip.mel_windows[frames])
+        frames, windows = self._augmented_windows(frames)
+        batch = self._batch(frames, windows)
+        light = augment.random_light(len(frames), self.rng)
+        sounds = self.rng.choice(self.trained, self.extra_sounds)
+        sounds, extra_mel = self._augmented_windows(sounds)
+        extra_landmarks = torch.from_numpy(self.norm.landmarks[sounds])
+        return batch._replace(
+            reference=augment.relight(batch.reference, light[:, None]),
+            lower_face=augment.relight(batch.lower_face, light),
+            pose=augment.disturb_pose(batch.pose, self.rng),
+            landmarks=torch.cat((batch.landmarks, extra_landmarks)),
+            extra_mel=torch.from_numpy(extra_mel))
+
+    @staticmethod
+    def collate(batch: Batch) -> Batch:
+        """The batch as it is: __getitems__ has put it together."""
+        return batch
+
+    def mel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (80,) of each mel band over the training part."""
+        rows = (self.trained[-1] + 1) * ROWS_PER_FRAME
+        mel = self.clip.mel[:rows]
+        std = np.maximum(mel.std(axis=0), LEAST_MEL_STD)
+        return torch.from_numpy(mel.mean(axis=0)), torch.from_numpy(std)
+
+    def _batch(self, frames, windows):
+        inputs = self.clip.inputs(frames, windows, self.references)
+        return Batch(
+            *inputs,
+            target_points=torch.from_numpy(self.clip.points[frames]),
+            lower_face=torch.from_numpy(self.clip.lower_faces[frames]),
+            landmarks=torch.from_numpy(self.norm.landmarks[frames]),
+            extra_mel=inputs.mel[:0])
+
+    def _augmented_windows(self, frames):
+        """Frames and their augmented mel windows; some are silent, and frames at rest take their
+        place.
+        """
+        rng = self.rng
+        frames = frames.copy()
+        silent = rng.random(len(frames)) < augment.SILENT_SHARE
+        frames[silent] = rng.choice(self.at_rest, silent.sum())
+        windows = self.clip.mel_windows[frames]
+        changed = rng.random(len(frames)) >= augment.AS_RECORDED_SHARE
+        windows[changed] = augment.augment_mel(windows[changed], rng)
+        windows[silent] = augment.noise_floor(windows[silent].shape, rng, *augment.SILENCE_LOG)
+        return frames, np.maximum(windows, np.float32(np.log(MEL_FLOOR)))
+
+
+def normalise_landmarks(clip: Clip, trained: np.ndarray) -> LandmarkNorm:
+    """Normalisation of the clip's landmarks, fitted to the frame numbers `trained`.
+
+    The linear fit on head pose knows opening and width of the mouth too: else a pose that trembles
+    with the mouth would take over the mouth's part.
+    """
+    frames = clip.frames
+    points = clip.points.reshape(frames, -1).astype(np.float64)                  # (N, 130)
+    pose = np.column_stack([clip.track.pose, np.ones(frames)])                   # (N, 3)
+    mouth = clip.track.mouth - clip.track.mouth[trained].mean(axis=0)            # (N, 2)
+    known = np.hstack([pose, mouth])                                             # (N, 5)
+    fit, *_ = np.linalg.lstsq(known[trained], points[trained], rcond=None)
+    pose_fit = fit[:3]
+    residual = points - pose @ pose_fit
+    std = max(1e-6, float(residual[trained].std()))
+    landmarks = (residual / std).astype(np.float32)
+    return LandmarkNorm(pose_fit.astype(np.float32), std, landmarks)
+
+
+def mouth_weight_maps(dataset: LipDataset, mouth_weight: float) -> MouthMaps:
+    """Weight maps and crop by where the lips of the training part are.
+
+    mouth_weight: how much more a pixel of the mouth counts in training than one of the cheek. For
+    choosing the best network only the mouth counts: collar and light of the held-out part say
+    nothing of how well the mouth is drawn.
+    """
+    lips = dataset.clip.track.lips[dataset.trained].reshape(-1, 2)
+    centre = lips.mean(axis=0) - (0, LOWER_TOP)
+    spread = np.maximum(1.5 * lips.std(axis=0), LEAST_SPREAD_PX)
+    y, x = np.mgrid[:LOWER_HEIGHT, :FACE_SIZE]
+    distance = ((x - centre[0]) / spread[0]) ** 2 + ((y - centre[1]) / spread[1]) ** 2
+    nearness = np.exp(-0.5 * distance)
+    rows = _crop_about(centre[1], CROP_HEIGHT, LOWER_HEIGHT)
+    columns = _crop_about(centre[0], CROP_WIDTH, FACE_SIZE)
+    train_weight = _mean_1(1 + (mouth_weight - 1) * nearness)
+    return MouthMaps(train_weight, _mean_1(nearness), (rows, columns))
+
+
+def _mean_1(weight):
+    weight = weight / weight.mean()
+    return torch.from_numpy(weight.astype(np.float32))
+
+
+def _crop_about(centre, length, whole):
+    first = round(centre - length / 2)
+    first = int(np.clip(first, 0, whole - length))
+    return slice(first, first + length)

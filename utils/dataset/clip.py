@@ -1,0 +1,85 @@
+"""A prepared clip, opened for reading, and the one rule of what the network is fed of it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.audio import MelWindows
+from utils.cli import DataError
+from utils.contract import FPS, LOWER_TOP, N_MELS, REFERENCE_GAP_FRAMES
+from utils.dataset.pack import LOWER_FACES, MEL, open_packed
+from utils.dataset.references import choose_references
+from utils.face.geometry import transform_points
+from utils.storage import read_meta, read_track
+
+
+class Inputs(NamedTuple):
+    """Input of LipUNet.forward for B frames."""
+
+    reference: Tensor    # (B, 2, 84, 168, 3) uint8 RGB: closed mouth, open mouth
+    points: Tensor       # (B, 2, 65, 2) float32: landmarks of each reference, px of its lower half
+    mel: Tensor          # (B, 64, 80) float32 log-mel
+    pose: Tensor         # (B, 2) float32: head pose of the frame to be drawn
+
+
+class Clip:
+    """A prepared clip.
+
+    data: its folder. meta, track: see utils.storage. frames: N. lower_faces: (N, 84, 168, 3)
+    uint8, memory-mapped. mel: (4N, 80) float32 log-mel. mel_windows: its MelWindows, which do not
+    cross cuts. points: (N, 65, 2) float32, the track's landmarks in pixels of the lower half.
+
+    Raises DataError if the folder is unfinished, damaged or made with other constants.
+    """
+
+    def __init__(self, data: str | Path):
+        self.data = Path(data)
+        self.meta = read_meta(self.data)
+        self.track = read_track(self.data, self.meta)
+        self.frames = self.meta.frames
+        self.lower_faces = open_packed(self.data, LOWER_FACES, self.frames)
+        self.mel = np.array(open_packed(self.data, MEL, self.frames)).reshape(-1, N_MELS)
+        self.mel_windows = MelWindows(self.mel, self.track.shot_bounds())
+        points = transform_points(self.track.landmarks, self.track.transform)
+        self.points = (points - (0, LOWER_TOP)).astype(np.float32)
+
+    def inputs(
+        self,
+        frames: np.ndarray,
+        windows: np.ndarray,
+        references: np.ndarray,
+    ) -> Inputs:
+        """The network's input for the frame numbers `frames` (B,) that hear `windows` (B, 64, 80).
+
+        This is the one input rule of training, inference and evaluation. Of frame i it uses the
+        head pose, and the lower halves and landmarks of the frames references[i] (N, 2): never its
+        own.
+        """
+        serving = references[frames]                                             # (B, 2)
+        arrays = (
+            self.lower_faces[serving],
+            self.points[serving],
+            np.ascontiguousarray(windows),
+            self.track.pose[frames])
+        return Inputs(*map(torch.from_numpy, arrays))
+
+    def references(
+        self,
+        allowed: np.ndarray | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> np.ndarray:
+        """Reference frames (N, 2) of each frame, out of those with a face, and of them only the
+        ones `allowed` (N,) bool; see choose_references. DataError if the clip is too short.
+        """
+        usable = self.track.valid
+        if allowed is not None:
+            usable = usable & allowed
+        chosen = choose_references(self.track, usable, rng)
+        if (chosen < 0).any():
+            raise DataError(
+                f"{self.data} has {usable.sum()} usable frames, too few to find a reference frame "
+                f"{REFERENCE_GAP_FRAMES / FPS:.0f} s away from each", video="LONGER_VIDEO")
+        return chosen

@@ -1,0 +1,1 @@
+"""Faces: where they are in a picture, which landmark is what, how pixels move between pictures."""

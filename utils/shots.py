@@ -1,0 +1,34 @@
+"""Shots: the parts of a clip between two cuts, and smoothing over time that respects them."""
+
+from itertools import pairwise
+
+import numpy as np
+from scipy.signal import savgol_filter
+
+SMOOTHING_FRAMES = 7  # window of the Savitzky-Golay filter; its 2nd order keeps quick head turns
+
+
+def shots(cuts: np.ndarray, frames: int) -> list[tuple[int, int]]:
+    """The shots of a clip as (first frame, one after the last); cuts: first frame of each."""
+    edges = [*map(int, cuts), frames]
+    return list(pairwise(edges))
+
+
+def shot_bounds(cuts: np.ndarray, frames: int) -> np.ndarray:
+    """First frame of its shot, and one after the last, for each frame: (N, 2) int64."""
+    bounds = np.array(shots(cuts, frames))
+    lengths = bounds[:, 1] - bounds[:, 0]
+    return np.repeat(bounds, lengths, axis=0)
+
+
+def smooth(values: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """Values (N, ...) as float64, smoothed over time within each shot, without lag.
+
+    A shot shorter than SMOOTHING_FRAMES stays as it is.
+    """
+    smoothed = np.array(values, np.float64)
+    for first, stop in shots(cuts, len(smoothed)):
+        if stop - first >= SMOOTHING_FRAMES:
+            shot = slice(first, stop)
+            smoothed[shot] = savgol_filter(smoothed[shot], SMOOTHING_FRAMES, 2, axis=0)
+    return smoothed

@@ -1,0 +1,302 @@
+"""The files of data/: meta.json, track.npz, the identity of a source, and atomic writes."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.cli import DataError, UserError, naming_errors
+from utils.contract import CONTRACT
+from utils.shots import shot_bounds, shots
+
+# Limits of what data/ may hold: a value beyond them would crash or stall what reads it.
+SIDES_PX = range(2, 2**16 + 1, 2)  # of a frame
+LARGEST_PX = 1e5         # no number in track.npz is larger
+SMALLEST_SCALE = 0.02    # of the map from the source to the aligned face
+LARGEST_SCALE = 50.0
+
+# What track.npz holds of each frame: dtype and shape.
+TRACK_ARRAYS = {
+    "transform": (np.float32, (2, 3)),
+    "landmarks": (np.float32, (65, 2)),
+    "valid": (np.bool_, ()),
+    "lips": (np.float32, (40, 2)),
+    "pose": (np.float32, (2,)),
+    "mouth": (np.float32, (2,))
+}
+
+
+# -- reading and writing ---------------------------------------------------------------------------
+@contextlib.contextmanager
+def reading(path: Path, error: type[UserError] = DataError) -> Iterator[None]:
+    """Whatever goes wrong inside becomes one `error` that names the file; UserError passes.
+
+    numpy, zipfile, zlib, json and torch each raise their own kinds on a damaged file.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as problem:
+        text = f"{type(problem).__name__}: {problem!s:.300}"
+        raise error(f"{path} cannot be used ({text})") from problem
+
+
+def write_atomically(path: Path, content: bytes):
+    """Write to a temporary name, then rename: a reader sees the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with naming_errors(path):
+            temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict):
+    """Write a dict as JSON, whole or not at all."""
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+
+
+def read_json(path: Path, error: type[UserError] = DataError) -> dict:
+    """The dict in a JSON file. Raises `error` if it is missing, damaged or no JSON object."""
+    with reading(path, error):
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise TypeError("it holds no JSON object")
+        return content
+
+
+# -- the source video ------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Source:
+    """What tells a source file from another.
+
+    path: absolute. bytes: size. mtime: time of the last change, s since 1970. sha256: of the
+    content, hexadecimal.
+    """
+
+    path: str
+    bytes: int
+    mtime: float
+    sha256: str
+
+
+def identify_source(path: Path) -> Source:
+    """The identity of a file as it is now."""
+    path = path.resolve()
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    stat = path.stat()
+    return Source(str(path), stat.st_size, stat.st_mtime, digest.hexdigest())
+
+
+# -- meta.json -------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Meta:
+    """What data/ was made from and what it holds.
+
+    frames: N. id: changes with the source and the contract. size: (width, height) of a source
+    frame, px, both even. av_offset_ms: by how much the sound was moved, positive: earlier.
+    detail: frames whose lower half lies in data/detail/.
+    """
+
+    frames: int
+    id: str
+    size: tuple[int, int]
+    source: Source
+    av_offset_ms: int
+    detail: list[int]
+
+
+def read_meta(data: str | Path) -> Meta:
+    """data/meta.json of a finished preprocess.py, checked: this contract, and all files there.
+
+    Raises DataError that names what was found and what was expected.
+    """
+    data = Path(data)
+    path = data / "meta.json"
+    if not path.is_file():
+        raise DataError(f"{data} holds no prepared clip (no finished meta.json)")
+    found = read_json(path)
+    with reading(path):
+        check_contract(found["contract"], f"{data} was made", DataError)
+        meta = Meta(
+            frames=found["frames"],
+            id=found["id"],
+            size=tuple(found["size"]),
+            source=Source(**found["source"]),
+            av_offset_ms=found["av_offset_ms"],
+            detail=list(found["detail"])
+        )
+        _check_meta(meta)
+    pictures = len(list((data / "face").glob("*.png")))
+    features = len(list((data / "audio").glob("*.npy")))
+    if (pictures, features) != (meta.frames, meta.frames):
+        raise DataError(
+            f"{data} should hold {meta.frames} pictures and as many features, "
+            f"but has {pictures} and {features}"
+        )
+    return meta
+
+
+def check_contract(found: dict, what: str, error: type[UserError]):
+    """Raise `error` if the constants `found` differ from utils/contract.py's, the version first.
+
+    what: who carries them, for the message ("data was made").
+    """
+    found = {"version": 1, **found}  # version 1 did not carry its number
+    for key, value in CONTRACT.items():
+        other = repr(found.get(key))  # a damaged file may hold what cannot even be compared
+        if other != repr(value):
+            raise error(f"{what} with {key} = {other:.99}, but utils/contract.py has {value}")
+
+
+def _check_meta(meta):
+    """Raise ValueError that names the first wrong entry."""
+    sides = [side for side in meta.size if type(side) is int and side in SIDES_PX]
+    source_types = [type(value) for value in astuple(meta.source)]
+    fits = {
+        "frames": type(meta.frames) is int and meta.frames >= 1,
+        "id": type(meta.id) is str,
+        "size": len(meta.size) == len(sides) == 2,
+        "source": source_types == [str, int, float, str],
+        "av_offset_ms": type(meta.av_offset_ms) is int,
+        "detail": all(type(i) is int and i >= 0 for i in meta.detail)
+    }
+    for name, right in fits.items():
+        if not right:
+            raise ValueError(f"it has no valid '{name}'")
+
+
+def source_path(meta: Meta) -> Path:
+    """Path of the source video. Raises DataError if it is gone or is not what was prepared."""
+    source = meta.source
+    path = Path(source.path)
+    if not os.path.isfile(path):
+        raise DataError(f"the source video {path} is gone; put it back, or prepare it again")
+    stat = path.stat()
+    same = stat.st_size == source.bytes
+    if same and stat.st_mtime != source.mtime:
+        same = identify_source(path).sha256 == source.sha256
+    if not same:
+        raise DataError(f"{path} has changed since it was prepared", video=path)
+    return path
+
+
+# -- track.npz -------------------------------------------------------------------------------------
+@dataclass(eq=False)
+class Track:
+    """The face in each of N frames: where it is, and what its mouth does.
+
+    transform (N, 2, 3) float32: affine map from source to aligned face, px.
+    landmarks (N, 65, 2) float32: source px, columns as landmarks.WARP_POINTS.
+    valid (N,) bool: a face is there and its mouth is not covered.
+    cuts (C,) int64: first frame of each shot.
+    lips (N, 40, 2) float32: px of the aligned face.
+    pose (N, 2) float32: head turn and nod, in eye distances.
+    mouth (N, 2) float32: opening and width, in eye distances.
+    """
+
+    transform: np.ndarray
+    landmarks: np.ndarray
+    valid: np.ndarray
+    cuts: np.ndarray
+    lips: np.ndarray
+    pose: np.ndarray
+    mouth: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+    @property
+    def opening(self) -> np.ndarray:
+        """Opening of the mouth (N,), in eye distances."""
+        return self.mouth[:, 0]
+
+    def shots(self) -> list[tuple[int, int]]:
+        """The shots as (first frame, one after the last)."""
+        return shots(self.cuts, len(self))
+
+    def shot_bounds(self) -> np.ndarray:
+        """First frame of its shot, and one after the last, for each frame: (N, 2)."""
+        return shot_bounds(self.cuts, len(self))
+
+
+def write_track(path: Path, track: Track):
+    """Write a track as npz file."""
+    with naming_errors(path), open(path, "wb") as file:
+        np.savez(file, **vars(track))
+
+
+def read_track(data: str | Path, meta: Meta) -> Track:
+    """data/track.npz. Raises DataError if it is damaged or holds impossible values."""
+    path = Path(data) / "track.npz"
+    with reading(path):
+        with np.load(path, allow_pickle=False) as archive:
+            track = Track(**{name: archive[name] for name in (*TRACK_ARRAYS, "cuts")})
+        _check_track(track, meta.frames)
+    return track
+
+
+def _check_track(track, frames):
+    """Raise ValueError that names the first array that cannot belong to that many frames."""
+    for name, (dtype, shape) in TRACK_ARRAYS.items():
+        array = getattr(track, name)
+        expected = (frames, *shape)
+        if array.dtype != dtype or array.shape != expected:
+            raise ValueError(
+                f"{name} is {array.dtype} {array.shape}, expected {np.dtype(dtype)} {expected}"
+            )
+        if not (np.abs(array) <= LARGEST_PX).all():
+            raise ValueError(f"{name} has values that are not finite or beyond {LARGEST_PX:.0f}")
+    cuts = track.cuts
+    edges = np.append(cuts, frames)
+    rising = edges[0] == 0 and (np.diff(edges) > 0).all()
+    if cuts.dtype != np.int64 or cuts.ndim != 1 or not rising:
+        raise ValueError(f"cuts must rise from 0 to below {frames}")
+    scale = np.sqrt(np.abs(np.linalg.det(track.transform[:, :, :2])))
+    if scale.min() < SMALLEST_SCALE or scale.max() > LARGEST_SCALE:
+        raise ValueError(f"transform must scale by {SMALLEST_SCALE} to {LARGEST_SCALE}")
+
+
+# -- files and folders -----------------------------------------------------------------------------
+def find_files(folder: Path, endings: set[str]) -> list[Path]:
+    """The files in `folder` that have one of these endings, in any case, sorted."""
+    paths = sorted(folder.glob("*"))
+    return [path for path in paths if path.suffix.lower() in endings and path.is_file()]
+
+
+def only_file(folder: str | Path, endings: set[str], kind: str, command: str) -> Path:
+    """The only file with one of these endings in `folder`.
+
+    Raises UserError with the possible commands if there is none or more than one.
+    """
+    folder = Path(folder)
+    found = find_files(folder, endings)
+    if not found:
+        raise UserError(
+            f"no {kind} in {folder}/; put one there, or name it: {command} PATH "
+            "(or make the built-in sample: python -m utils.sample)"
+        )
+    if len(found) > 1:
+        commands = [f"{command} {shlex.quote(str(path))}" for path in found]
+        raise UserError(
+            f"{len(found)} {kind} files in {folder}/; name one: {'  or  '.join(commands)}"
+        )
+    return found[0]
+
+
+def remove_tree(path: Path):
+    """Remove a file, a link or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What train.py needs: devices, processes, the schedule, its state and checkpoints."""
