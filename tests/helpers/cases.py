@@ -64,7 +64,7 @@ class Case:
         shutil.copytree(pred, self.data / "pred" / "other")
         lower_face_path(pred, 0).write_bytes(lower_face_path(pred, 1).read_bytes())
         (self.data / "pack").mkdir(exist_ok=True)
-        (self.data / "pack" / "lower-0.npy").write_bytes(b"stale")
+        (self.data / "pack" / "face-0.npy").write_bytes(b"stale")
         result = self.data / "result" / "clip--speech.mp4"
         shutil.copy(result, result.with_name("kept.mp4"))
         write_other_video(result)

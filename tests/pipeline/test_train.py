@@ -161,6 +161,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(run, tmp_path, monke
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
+@pytest.mark.slow
 def test_resume_keeps_the_settings_it_is_not_given(run, tmp_path, monkeypatch):
     """Batch size, learning rate and epochs go on as they were."""
     path = tmp_path / "checkpoints" / "last.pth"

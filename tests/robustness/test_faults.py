@@ -250,7 +250,7 @@ def test_what_a_killed_render_left_is_removed(stage):
 
 def test_what_a_killed_packing_left_is_removed(stage):
     case = stage("train")
-    leftover = case.root / "tiny" / "pack" / "lower-1.npy.tmp"
+    leftover = case.root / "tiny" / "pack" / "face-1.npy.tmp"
     leftover.parent.mkdir()
     leftover.write_bytes(b"half")
     assert case.run().code == 0
