@@ -71,7 +71,7 @@ GRADIENT_WEIGHT = 1.0         # of the gradient loss: more is sharper, too much 
 LANDMARK_WEIGHT = 0.15        # of the landmark loss, which teaches the audio branch: sync
 DISCRIMINATOR_FROM_STEP = 300  # from here on the discriminator judges: shapes are learned first
 DISCRIMINATOR_LR_SHARE = 0.5  # its learning rate over the generator's
-DISCRIMINATOR_TIME_FACTOR = 1.3  # a step with it takes so much longer: for the forecast of time,
+DISCRIMINATOR_TIME_FACTOR = 1.3  # a step takes longer with it: for the forecast of time,
                               # which is made before the discriminator begins
 ADVERSARIAL_WEIGHT = 0.01     # of the discriminator's logits: more is sharper, too much invents
 FEATURE_WEIGHT = 0.4          # of the difference in the discriminator's features
@@ -369,9 +369,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__, "data", "checkpoints", "device")
     parser.add_argument(
         "--epochs", type=cli.positive(int),
-        help=f"stop after so many in all (default: {EPOCHS}, more for a short clip; or as before)")
+        help=f"number of epochs in all (default: {EPOCHS}, more for a short clip; or as before)")
     parser.add_argument(
-        "--max-minutes", type=cli.positive(float), help="stop this run after so many minutes")
+        "--max-minutes", type=cli.positive(float), help="stop this run after that time")
     parser.add_argument(
         "--batch-size", type=cli.positive(int),
         help=f"pictures a step (default: {BATCH_SIZE}, or as before)")

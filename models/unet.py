@@ -196,7 +196,7 @@ class LipUNet(nn.Module):
 
         In training only: target_points (B, L, 2) float32, the real landmarks of the frame, at which
         the mouth is drawn; without them, as at inference, it is drawn at the predicted ones.
-        extra_mel (E, T, mels): sounds without a picture, of which only landmarks are predicted.
+        extra_mel (E, T, mels): sounds without a picture: only their landmarks are predicted.
 
         Returns the generated lower faces (B, 3, H, W) float32, 0..1 up to overshoot, and the
         normalised landmarks (B + E, 2L) that were predicted from the sound.

@@ -49,9 +49,9 @@ from utils.training.schedule import Rates, Schedule
 
 # --------------------------------------------------------------------------------------------------
 FILM_S = 10             # length of the films that are timed
-RUNS = 3                # of which the median is taken
+RUNS = 3                # whose median is taken
 TRAIN_STEPS = 20        # of each run
-TRAIN_EPOCHS = 10_000   # that the schedule plans: so many that it never ends a run
+TRAIN_EPOCHS = 10_000   # that the schedule plans: it must never end a run
 INFER_BATCHES = 6       # of each run
 MATRIX_SIDE = 2048      # of the matrix products
 CALIBRATION_RUNS = 7    # more than RUNS, because they are short

@@ -70,7 +70,7 @@ def said(err, pattern):
 def wait_for_an_epoch(path):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if path.exists() and checkpoint.load(path)[1]["epoch"]:
+        if path.with_name("best.pth").exists() and checkpoint.load(path)[1]["epoch"]:
             return
         time.sleep(0.1)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from utils.training import distributed
 
 SKIPPED_STEPS = 2        # the first steps of a run are slower: they do not count
-MEASURED_STEPS = 8       # of which the forecast is made
+MEASURED_STEPS = 8       # that the forecast is made from
 PACE_STEPS = 50          # over which the pace is averaged
 RESERVE_S = 8.0          # at the end of a time limit, beside 1.5 validations: saving, plots
 LEAST_EPOCHS = 3         # of patience and of cooldown, however few steps they are
