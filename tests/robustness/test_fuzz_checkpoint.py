@@ -28,7 +28,7 @@ from utils.training.state import Progress, Settings, TrainState, build_model, ma
 CPU = torch.device("cpu")
 ROW = {"epoch": 1, "train_loss": 0.04, "val_loss": 0.03, "val_landmarks": 0.2, "lr": 1e-3}
 CHANGES = 8
-MORE_CHANGES = 400  # with -m slow
+MORE_CHANGES = 200  # with -m slow
 counts = pytest.mark.parametrize(
     "count", [CHANGES, pytest.param(MORE_CHANGES, marks=pytest.mark.slow)])
 pytestmark = [
