@@ -236,3 +236,10 @@ def weights_of(tree: Any, rng: random.Random) -> Any:
     ]
     at(tree, path[:-1])[path[-1]] = rng.choice([not_finite, not_finite, *others])
     return tree
+
+
+def set_at(tree: Any, keys: tuple, value: Any):
+    """Put a value at a place of nested dicts, in place."""
+    for key in keys[:-1]:
+        tree = tree[key]
+    tree[keys[-1]] = value

@@ -15,6 +15,7 @@ from utils.face.geometry import (
     is_wide,
     nonzero_bounds,
     resample_smooth,
+    shrink,
     source_box,
     transform_points,
 )
@@ -164,7 +165,7 @@ def _blend(parts, drawn, weight):
 
 def _halve(picture):
     """Picture of half the width and height: means of 2 x 2 pixels."""
-    return cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return shrink(picture, None, fx=0.5, fy=0.5)
 
 
 # -- what is known of all frames before ----------------------------------------------------------

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from helpers.messages import one_line
+from helpers.mutate import set_at
 
 from models.unet import LipUNet
 from utils.cli import CheckpointError
@@ -30,13 +31,6 @@ def make_content(**model_args):
         "history": [dict(ROW)],
         "data": {"id": "abc", "clip": "clip.mp4"},
     }
-
-
-def change(content, keys, value):
-    holder = content
-    for key in keys[:-1]:
-        holder = holder[key]
-    holder[keys[-1]] = value
 
 
 def refusal(path):
@@ -145,7 +139,7 @@ def test_a_checkpoint_of_an_older_version_is_refused_with_the_command(tmp_path):
 ])
 def test_values_that_cannot_be_are_refused(tmp_path, keys, value):
     content = make_content()
-    change(content, keys, value)
+    set_at(content, keys, value)
     torch.save(content, tmp_path / "best.pth")
     refusal(tmp_path / "best.pth")
 

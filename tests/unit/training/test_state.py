@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.mutate import set_at
 
 from models.unet import LipUNet
 from utils.cli import CheckpointError
@@ -47,13 +48,6 @@ def saved_by(state):
         "history": [],
         "data": {"id": "abc", "clip": "clip.mp4"},
     }
-
-
-def change(content, keys, value):
-    holder = content
-    for key in keys[:-1]:
-        holder = holder[key]
-    holder[keys[-1]] = value
 
 
 def test_a_restored_state_makes_the_same_next_step():
@@ -102,7 +96,7 @@ def test_the_average_stays_behind_the_weights():
 def test_a_training_that_cannot_be_is_refused(keys, value):
     state = make_state()
     saved = saved_by(state)
-    change(saved["training"], keys, value)
+    set_at(saved["training"], keys, value)
     with pytest.raises(CheckpointError, match=r"last\.pth holds no training to go on with"):
         restore(state, SETTINGS, saved, Path("last.pth"), META)
 
