@@ -26,11 +26,17 @@ from tqdm import tqdm
 
 from utils import audio, cli, storage
 from utils.cli import UserError, say
-from utils.contract import FPS, SAMPLE_RATE, SOUND_ENDINGS, lower_face_path
+from utils.contract import FPS, SOUND_ENDINGS, lower_face_path
 from utils.dataset.clip import Clip
-from utils.generate import generate_lower_faces, load_speaker, pingpong, turning_points
+from utils.generate import (
+    generate_lower_faces,
+    load_speaker,
+    pingpong,
+    read_driving,
+    turning_points,
+)
 from utils.media.pixels import encode_png
-from utils.media.reader import probe, read_sound
+from utils.media.reader import probe
 from utils.prefetch import prefetch
 
 # ------------------------------------------------------------------------------------------------
@@ -73,10 +79,10 @@ def _no_sound(path):
 
 def _read_mel(path):
     """Log-mel (4 M, 80) of a speech that lasts M pictures. Raises UserError if it has no sound."""
-    sound = read_sound(path, SAMPLE_RATE)
-    if sound is None or not len(sound):
+    sound = read_driving(path)
+    if not len(sound):
         raise _no_sound(path)
-    return audio.log_mel(sound[:, 0], audio.count_frames(sound))
+    return audio.log_mel(sound, audio.count_frames(sound))
 
 
 def _draw(speaker, order, mel, folder, name):

@@ -27,7 +27,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
@@ -35,12 +34,12 @@ from torch.utils.data.distributed import DistributedSampler
 from models import losses
 from models.unet import LipUNet
 from utils import cli
-from utils.cli import CheckpointError, say
+from utils.cli import CheckpointError, UserError, say
 from utils.dataset.batches import LipDataset, MouthMaps, mouth_weight_maps
 from utils.dataset.clip import Clip
 from utils.evaluate import meter
 from utils.evaluate.preview import write_preview
-from utils.training import checkpoint, distributed
+from utils.training import base, checkpoint, distributed
 from utils.training.device import autocast, resolve, to_channels_last, to_device
 from utils.training.epoch_log import EpochLog, epoch_line
 from utils.training.plots import write_log
@@ -53,8 +52,13 @@ from utils.training.state import (
     make_checkpoint,
     restore,
 )
+from utils.training.steps import discriminator_step, optimizer_step, realism_loss, to_float
 
 # -- edit these -----------------------------------------------------------------------------------
+BASE: Path | None = base.SHIPPED  # network that has heard and seen many people: training starts
+                              # from it. None: from nothing, which takes many times as long
+AUDIO_LR_SHARE = 0.3          # what the audio branch gets of LR: more learns this voice faster and
+                              # forgets other voices
 EPOCHS = 30                   # a 2-minute clip: about half an hour on 2 CPU cores with bfloat16
 MIN_STEPS = 6000              # a short clip has more epochs, to make this many steps: 20 minutes
 PATIENCE_STEPS = 1500         # without a new lowest held-out figure, after which training ends ...
@@ -70,16 +74,12 @@ MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than o
 GRADIENT_WEIGHT = 1.0         # of the gradient loss: more is sharper, too much rings
 LANDMARK_WEIGHT = 0.15        # of the landmark loss, which teaches the audio branch: sync
 DISCRIMINATOR_FROM_STEP = 300  # from here on the discriminator judges: shapes are learned first
-DISCRIMINATOR_LR_SHARE = 0.5  # its learning rate over the generator's
 DISCRIMINATOR_TIME_FACTOR = 1.3  # a step takes longer with it: for the forecast of time,
                               # which is made before the discriminator begins
-ADVERSARIAL_WEIGHT = 0.01     # of the discriminator's logits: more is sharper, too much invents
-FEATURE_WEIGHT = 0.4          # of the difference in the discriminator's features
 EMA_DECAY = 0.999             # what is validated and kept is the exponential moving average of the
                               # weights, steadier than the weights: over the last tenth of the
                               # steps, 1000 at most
 EXTRA_SOUNDS = 64             # a step for the audio branch alone: nearly free, sync in minutes
-CLIP_NORM = 1.0               # maximum norm of a step's gradient
 TOLERANCE_SHARE = 0.02        # best.pth is the newest network within this share of the lowest
                               # held-out figure: a later one is sharper and follows better
 VALIDATION_FRAMES = 300       # held-out frames looked at in each epoch, evenly spaced
@@ -131,46 +131,6 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
         log.add(len(real), numbers, time_factor)
         if schedule.is_over():
             break
-
-
-def discriminator_step(
-        state: TrainState, generated: Tensor, real: Tensor, lr: float) -> list[Tensor]:
-    """Train the discriminator on mouths (B, 3, 56, 104). Returns its features of the real ones."""
-    state.discriminator.requires_grad_(True)
-    with autocast(state.device):
-        logits, features = state.discriminator_ddp(torch.cat([real, generated]))
-    loss = losses.discriminator_loss(*logits.float().chunk(2))
-    optimizer_step(state.optimizer_d, loss, lr * DISCRIMINATOR_LR_SHARE)
-    state.discriminator.requires_grad_(False)
-    return [feature[:len(real)].detach() for feature in features]
-
-
-def realism_loss(state: TrainState, generated: Tensor, real_features: list[Tensor]) -> Tensor:
-    """What the generator learns from the discriminator's view of mouths (B, 3, 56, 104)."""
-    with autocast(state.device):
-        logits, features = state.discriminator(generated)
-        feature = losses.feature_loss(features, real_features)
-    adversarial = losses.adversarial_loss(logits.float())
-    return ADVERSARIAL_WEIGHT * adversarial + FEATURE_WEIGHT * feature
-
-
-def optimizer_step(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> float:
-    """One step down the loss. Returns the norm of the gradient before it is clipped; if it is not
-    finite nothing is changed, and the log stops the training.
-    """
-    group = optimizer.param_groups[0]
-    group["lr"] = lr
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(group["params"], CLIP_NORM).item()
-    if math.isfinite(norm):
-        optimizer.step()
-    return norm
-
-
-def to_float(pictures: Tensor) -> Tensor:
-    """uint8 pictures (B, 84, 168, 3) as float32 (B, 3, 84, 168), 0..1."""
-    return pictures.permute(0, 3, 1, 2).float() / 255
 
 
 @torch.inference_mode()
@@ -226,8 +186,9 @@ def build_or_resume(
     settings.epochs = args.epochs or settings.epochs
     settings.batch_size = args.batch_size or settings.batch_size
     settings.lr = args.lr or settings.lr
-    state = TrainState(model, device, EMA_DECAY, WEIGHT_DECAY, COMPILE)
+    state = TrainState(model, device, EMA_DECAY, WEIGHT_DECAY, AUDIO_LR_SHARE, COMPILE)
     if not args.resume:
+        start_from_base(state)
         return state, Progress(settings)
     progress = restore(state, settings, saved, path, dataset.clip.meta)
     if args.epochs:
@@ -237,6 +198,16 @@ def build_or_resume(
             f"{path} has been trained for {progress.epoch} epochs already",
             options=f"--resume --epochs {2 * progress.epoch}")
     return state, progress
+
+
+def start_from_base(state: TrainState):
+    """Put the base's weights in place of the random ones, if it can be had."""
+    if BASE is None:
+        return
+    try:
+        base.start_from(base.load_base(BASE), state)
+    except (UserError, ValueError) as error:
+        say(f"note: {error}; training starts from nothing, expect it to need an hour")
 
 
 def make_loaders(

@@ -38,6 +38,15 @@ def landmark_loss(predicted: Tensor, real: Tensor) -> Tensor:
     return F.smooth_l1_loss(predicted, real)
 
 
+def movement_loss(predicted: Tensor, real: Tensor) -> Tensor:
+    """L1 between the standard deviations over the batch of mouths (B, 2), opening and width.
+
+    What is sure of a sound is less than what a mouth does: the landmark loss alone is content with
+    the mean of all that may be, and the mouth moves too little, least where the voice is new.
+    """
+    return (predicted.std(dim=0) - real.std(dim=0)).abs().mean()
+
+
 def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
     """Hinge loss of the discriminator's logits: real ones above 1, generated ones below -1."""
     of_real = F.relu(1 - real)

@@ -206,7 +206,7 @@ class LipUNet(nn.Module):
         landmarks = self.predict_landmarks(audio_embedding)                 # (B + E, 2L)
         if target_points is None:
             target_points = self.landmarks_to_pixels(landmarks, pose)       # (B, L, 2)
-        audio_embedding = audio_embedding[:mel.shape[0]]                   # (B, A); len() is no symbol
+        audio_embedding = audio_embedding[:mel.shape[0]]                    # (B, A)
         picture = self.draw(
             reference,
             points,

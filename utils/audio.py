@@ -31,6 +31,42 @@ LATENCY_MS = 1000 * _AHEAD_SAMPLES / SAMPLE_RATE  # from a frame's start to the 
 QUIET_SHARE = 0.25  # a pause is below this share of the way from the quietest to the loudest frames
 PAUSE_FRAMES = 5    # a shorter quiet moment is no pause
 
+QUIET_DB = -45.0        # dBFS: speech below it is brought up
+USUAL_DB = -26.0        # dBFS: to this
+SILENT_DB = -100.0      # dBFS: editors put less between pieces, no room does
+SILENT_PEAK = 1e-4      # of 1: a sound that never gets louder is silence, as in preprocess.py
+PAUSE_POWER = 0.1       # of the mean: pieces with less are pauses (the gate of ITU-R BS.1770)
+SPEECH_TO_NOISE = 10.0  # power of speech over that of the quietest pieces: with less it is noise
+
+
+# -- the level -------------------------------------------------------------------------------------
+def piece_power(sound: np.ndarray) -> np.ndarray:
+    """Mean square (n,) of the 40 ms pieces of 16 kHz samples that are not digital silence."""
+    count = len(sound) // SAMPLES_PER_FRAME
+    pieces = sound[: count * SAMPLES_PER_FRAME].reshape(count, SAMPLES_PER_FRAME)
+    # einsum makes no copy of the sound, which may last an hour
+    power = np.einsum("ij,ij->i", pieces, pieces) / SAMPLES_PER_FRAME
+    return power[power > 10 ** (SILENT_DB / 10)]
+
+
+def usual_level(sound: np.ndarray) -> tuple[np.ndarray, float]:
+    """16 kHz speech as loud as the network knows it, and the level that was found, dBFS.
+
+    The level is that of the pieces in which somebody speaks. Speech below QUIET_DB is brought up to
+    USUAL_DB, as far as its peak allows. All else is returned as it is, the same array: louder
+    speech, silence, and noise from which no piece stands out.
+    """
+    power = piece_power(sound)
+    if not len(power):
+        return sound, SILENT_DB
+    speech = power[power > PAUSE_POWER * power.mean()].mean()
+    level = float(10 * np.log10(speech))
+    peak = float(max(sound.max(), -sound.min()))
+    is_noise = speech < SPEECH_TO_NOISE * np.quantile(power, 0.05)
+    if level >= QUIET_DB or is_noise or not SILENT_PEAK <= peak < 1:
+        return sound, level
+    return sound * min(10 ** ((USUAL_DB - level) / 20), 1 / peak), level
+
 
 # -- the mel ---------------------------------------------------------------------------------------
 def _log_mel_rows(samples):

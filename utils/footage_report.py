@@ -6,7 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.audio import SAMPLES_PER_FRAME, find_pauses
+from utils.audio import find_pauses, piece_power
 from utils.av_sync import HABIT_MS, SURE_CONFIDENCE, Synchronised
 from utils.contract import FACE_SIZE, FPS, face_path
 from utils.media.pixels import read_png
@@ -53,7 +53,6 @@ DEGREES_PER_POSE = 148
 BLACK_LUMA = 12  # of 255, and below
 WHITE_LUMA = 250  # of 255, and above
 BLURRED_SHARE = 0.4  # of the clip's median sharpness: a frame with less shows motion blur
-DIGITAL_SILENCE = 1e-5  # rms level 0..1: editors put less between pieces, no room does
 SHOWN_FRAMES = 6  # worst ones of each kind, at least a second apart
 
 # -- layout of report.png, in inches ---------------------------------------------------------------
@@ -220,11 +219,7 @@ def noise_distance(sound: np.ndarray) -> float:
     5th to 95th percentile of the level of 40 ms pieces. Digital silence is no floor and is left
     out; 0 if there is nothing else.
     """
-    count = len(sound) // SAMPLES_PER_FRAME
-    pieces = sound[: count * SAMPLES_PER_FRAME].reshape(count, SAMPLES_PER_FRAME)
-    # einsum makes no copy of the sound, which may last an hour
-    level = np.sqrt(np.einsum("ij,ij->i", pieces, pieces) / SAMPLES_PER_FRAME)
-    decibels = 20 * np.log10(level[level > DIGITAL_SILENCE])
+    decibels = 10 * np.log10(piece_power(sound))
     if not len(decibels):
         return 0.0
     return float(np.ptp(np.quantile(decibels, (0.05, 0.95))))

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from models.unet import LipUNet
-from utils.audio import MelWindows
-from utils.contract import FPS
+from utils.audio import QUIET_DB, MelWindows, usual_level
+from utils.cli import say
+from utils.contract import FPS, SAMPLE_RATE
 from utils.dataset.clip import Clip
+from utils.media.reader import read_sound
 from utils.storage import Track
 from utils.training import checkpoint
 from utils.training.device import autocast, resolve, to_channels_last, to_device
@@ -44,6 +46,25 @@ def load_speaker(
     device = resolve(device_name)
     model = to_channels_last(model, device)
     return Speaker(model, clip, clip.references(), device), saved
+
+
+def read_driving(path: Path, video_start: bool = False) -> np.ndarray:
+    """16 kHz samples of a speech as the network hears it, none if there is no sound.
+
+    Quiet speech is brought up to the usual level. That, and a file without audible speech, is said.
+    video_start: of read_sound.
+    """
+    sound = read_sound(path, SAMPLE_RATE, video_start=video_start)
+    if sound is None or not len(sound):
+        return np.empty(0, np.float32)
+    sound = sound[:, 0]
+    heard, level = usual_level(sound)
+    if level < QUIET_DB:
+        found = f"is very quiet ({level:.0f} dBFS); it is made louder for the network only"
+        if heard is sound:
+            found = f"has no speech that stands out ({level:.0f} dBFS); the mouth will stay closed"
+        say(f"note: {path} {found}")
+    return heard
 
 
 def turning_points(track: Track) -> tuple[int, int]:

@@ -15,7 +15,8 @@ def generate_live(
 
     chunks: 16 kHz mono float32 samples, any number at a time, until the speech ends. start: the
     source frame to begin with. The faces are those that inference.py draws of the whole sound on
-    the same frames. Nobody knows how long the speech will be, so the footage always turns at its
+    the same frames; only very quiet speech is not made louder here, for the level of the whole is
+    not known yet. Nobody knows how long the speech will be, so the footage always turns at its
     turning points.
 
     Latency: 355 ms (audio.LATENCY_MS); the network's window makes up 320 of them. Picture i begins

@@ -136,20 +136,26 @@ def test_checkpoint_speaks_on_other_footage_of_two_seconds(script, trained, tmp_
 def test_evaluate_prints_its_table(script, tiny_data, trained, tiny_clip, tiny_speech):
     """Every row of the meter is there, and the figures are correlations."""
     table = script("utils.evaluate", "--data", tiny_data, "--checkpoint", trained,
-                   "--against", tiny_clip, "--voices", tiny_speech)
+                   "--against", tiny_clip, "--voices", tiny_speech, tiny_clip)
     report = read_json(trained.parent / "report.json")
-    assert list(report) == ["of", "rows", "meaning"]
+    assert list(report) == ["of", "rows", "voices", "meaning"]
     rows = report["rows"]
+    assert report["voices"] == {
+        path.name: rows[f"voice {path}"] for path in (tiny_speech, tiny_clip)
+    }
     for name in ("follows, swapped sound", "follows, own sound", "  frozen mouth", "  mean mouth",
                  "leak", "leak, partial"):
         assert all(abs(rows[name][key]) <= 1 for key in ("opening", "width", "error")), name
+    voices = [f"voice {tiny_speech}", f"voice {tiny_clip}"]
     looks = {
         "landmarks": {"px", "eyes"},
         "picture": {"psnr", "ssim"},
         "texture": {"sharpness", "jitter", "seam", "grain"},
-        "silence": {"digital", "noise", "flutter"},
-        f"voice {tiny_speech}": {"movement", "pauses"},
+        "silence": {"digital", "lipleak", "noise", "flutter"},
+        "own minus swapped": {"opening", "width"},
+        **{name: {"opening", "width", "lag", "movement", "pauses"} for name in voices},
     }
+    assert rows[voices[0]]["opening"] is None
     assert {name: set(rows[name]) for name in looks} == looks and "closures" in rows
     assert rows["picture"]["psnr"] > 15 and 0 < rows["picture"]["ssim"] < 1
     assert rows["texture"]["sharpness"] > 0

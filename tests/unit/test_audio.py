@@ -4,7 +4,7 @@ import librosa
 import numpy as np
 import pytest
 
-from utils import audio, contract
+from utils import audio, contract, sample
 from utils.audio import MelWindows
 
 
@@ -31,6 +31,84 @@ def in_chunks(sound, size):
     """The sound in pieces of that many samples."""
     starts = range(0, len(sound), size)
     return [sound[start : start + size] for start in starts]
+
+
+# -- the level -------------------------------------------------------------------------------------
+def speech(level, seed=3):
+    """4 s of the built-in voice at that level, dBFS, with two seconds of digital silence."""
+    spoken = sample.synthesise(sample.make_script(4, seed), seed)
+    sound = np.concatenate([spoken, np.zeros(2 * contract.SAMPLE_RATE)])
+    _, found = audio.usual_level(sound)
+    return (sound * 10 ** ((level - found) / 20)).astype(np.float32)
+
+
+def test_speech_of_a_usual_level_stays_bit_for_bit():
+    for level in (-40, -26):
+        sound = speech(level)
+        heard, found = audio.usual_level(sound)
+        assert heard is sound
+        assert found == pytest.approx(level, abs=2)
+
+
+def test_quiet_speech_is_brought_up_as_far_as_its_peak_allows():
+    sound = np.tanh(200 * speech(-60)) / 200  # whose peaks leave room
+    heard, found = audio.usual_level(sound)
+    assert found == pytest.approx(-60, abs=4)
+    assert heard.dtype == np.float32
+    _, reached = audio.usual_level(heard)
+    assert reached == pytest.approx(-26, abs=1)
+    peak = np.abs(heard).max()
+    assert peak < 1
+    np.testing.assert_allclose(heard, peak / np.abs(sound).max() * sound, rtol=1e-5)
+    silence = np.log(np.float32(1e-5))
+    assert (audio.log_mel(heard, 150)[-120:] == silence).all()
+
+    sound[500] = 0.1
+    heard, _ = audio.usual_level(sound)
+    assert np.abs(heard).max() == pytest.approx(1)
+    sound = np.tile(speech(-60), 100)
+    sound[500] = 1.2  # a click in the recording: there is no room
+    heard, found = audio.usual_level(sound)
+    assert heard is sound
+    assert found < audio.QUIET_DB
+
+
+def test_a_pause_does_not_count_for_the_level():
+    sound = speech(-60)
+    pause = np.zeros(20 * len(sound), np.float32)
+    _, found = audio.usual_level(np.concatenate([pause, sound, pause]))
+    assert found == pytest.approx(-60, abs=2)
+    room = 1e-5 * np.random.default_rng(0).standard_normal(len(pause))
+    _, found = audio.usual_level(np.concatenate([room, speech(-30), room]))
+    assert found == pytest.approx(-30, abs=2)
+
+
+def brown(samples):
+    """Noise that falls by 6 dB an octave, without the part below 10 Hz."""
+    hiss = np.random.default_rng(1).standard_normal(samples)
+    rumble = np.cumsum(hiss)
+    rumble -= np.convolve(rumble, np.ones(1601) / 1601, "same")
+    return rumble / rumble.std()
+
+
+QUIET_SOUNDS = {
+    "nothing": np.zeros(0),
+    "digital silence": np.zeros(16000),
+    "one sample above it": np.eye(1, 16000)[0] * 0.9e-4,
+    "barely any speech": speech(-26) * 1e-4,
+    "the last bit": np.sin(np.arange(80000)) * np.repeat([9e-5, 2e-5], (64000, 16000)),
+    "a quiet room": 1e-3 * np.random.default_rng(0).standard_normal(16000 * 5),
+    "a lorry outside": 1e-3 * brown(16000 * 5),
+    "a hum": 1e-3 * np.sin(np.arange(16000 * 5) * 2 * np.pi * 50 / 16000),
+}
+
+
+@pytest.mark.parametrize("sound", QUIET_SOUNDS.values(), ids=QUIET_SOUNDS)
+def test_silence_and_bare_noise_stay_quiet(sound):
+    sound = sound.astype(np.float32)
+    heard, found = audio.usual_level(sound)
+    assert heard is sound
+    assert -100 <= found < audio.QUIET_DB
 
 
 # -- the mel ---------------------------------------------------------------------------------------
@@ -193,9 +271,9 @@ def test_a_window_comes_as_soon_as_its_last_sample_is_there():
 
     def one_by_one():
         nonlocal received
-        for sample in in_chunks(noise(20 * 640), 1):
+        for chunk in in_chunks(noise(20 * 640), 1):
             received += 1
-            yield sample
+            yield chunk
 
     waits = []
     for windows in audio.window_stream(one_by_one()):

@@ -5,14 +5,73 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+import inference
 from models.unet import LipUNet
 from utils import generate
+from utils.audio import log_mel
+from utils.cli import UserError
+from utils.contract import SAMPLE_RATE
 from utils.dataset.clip import Clip
-from utils.generate import Speaker, generate_lower_faces, pingpong, turning_points
+from utils.generate import (
+    Speaker,
+    generate_lower_faces,
+    pingpong,
+    read_driving,
+    turning_points,
+)
+from utils.media.reader import read_sound
 from utils.shots import shot_bounds
 
+
+# -- the sound that drives -------------------------------------------------------------------------
+@pytest.fixture
+def quiet(tiny_speech, tmp_path):
+    """Path of the same speech at a hundredth of its loudness."""
+    sound, rate = soundfile.read(tiny_speech)
+    soundfile.write(tmp_path / "quiet.wav", sound / 100, rate, subtype="FLOAT")
+    return tmp_path / "quiet.wav"
+
+
+def test_quiet_speech_is_heard_louder_and_this_is_said(quiet, tiny_speech, capsys):
+    sound = read_sound(quiet, SAMPLE_RATE)[:, 0]
+    heard = read_driving(quiet)
+    assert np.abs(heard).max() > 10 * np.abs(sound).max()
+    note = capsys.readouterr().err
+    assert note.startswith(f"note: {quiet} is very quiet (-")
+    assert note.count("\n") == 1 and "dBFS); it is made louder" in note
+    loud_mel = inference._read_mel(tiny_speech)
+    assert capsys.readouterr().err == ""
+    assert np.abs(inference._read_mel(quiet) - loud_mel).max() < 2
+    assert np.abs(log_mel(sound, 50) - loud_mel).max() > 4
+
+
+def test_usual_speech_gives_the_same_mel_bit_for_bit(tiny_speech, capsys):
+    sound = read_sound(tiny_speech, SAMPLE_RATE)[:, 0]
+    assert np.array_equal(inference._read_mel(tiny_speech), log_mel(sound, 50))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_without_audible_speech_is_said_to_close_the_mouth(tmp_path, capsys):
+    path = tmp_path / "silent.wav"
+    soundfile.write(path, np.zeros(SAMPLE_RATE), SAMPLE_RATE)
+    assert not read_driving(path).any()
+    note = capsys.readouterr().err
+    assert "no speech that stands out (-100 dBFS); the mouth will stay closed" in note
+
+
+def test_a_file_without_a_single_sample_has_no_speech(tmp_path, capsys):
+    path = tmp_path / "empty.wav"
+    soundfile.write(path, np.zeros(0), SAMPLE_RATE)
+    assert len(read_driving(path)) == 0
+    with pytest.raises(UserError, match="has no sound"):
+        inference._read_mel(path)
+    assert capsys.readouterr().err == ""
+
+
+# -- the frames that are shown ---------------------------------------------------------------------
 
 def test_pingpong_turns_without_a_jump():
     """Source frames run forward and back, by one each time, neither end twice in a row."""

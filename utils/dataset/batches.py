@@ -89,7 +89,7 @@ class LipDataset(Dataset):
         self.train = train
         self.extra_sounds = extra_sounds
         valid = clip.track.valid
-        trained, held = split(clip.frames)
+        trained, held = self.parts()
         self.trained = trained[valid[trained]]
         frames = self.trained if train else held[valid[held]]
         if len(self.trained) < 2 * REFERENCE_GAP_FRAMES + 1 or not len(frames):
@@ -97,13 +97,21 @@ class LipDataset(Dataset):
                 f"{clip.data} has {len(self.trained)} frames to train on, too few "
                 "(best are 2-5 minutes)", video="LONGER_VIDEO")
         self.frames = evenly_spaced(frames, max_frames or len(frames))
-        self.norm = normalise_landmarks(clip, self.trained)
+        self.norm = self.normalised()
         openings = clip.track.opening[self.trained]
         self.at_rest = self.trained[openings <= np.quantile(openings, REST_QUANTILE)]
         self.rng = np.random.default_rng()
         self.references = np.empty((0, 2), np.int64)
         if not train:
             self.references = clip.references()
+
+    def parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Frame numbers to train on and held out, before those without a face are left out."""
+        return split(self.clip.frames)
+
+    def normalised(self) -> LandmarkNorm:
+        """Normalisation of the landmarks."""
+        return normalise_landmarks(self.clip, self.trained)
 
     def set_epoch(self, *seed: int):
         """Draw the references of an epoch, and seed its augmentation."""

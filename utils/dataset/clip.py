@@ -38,12 +38,18 @@ class Clip:
     def __init__(self, data: str | Path):
         self.data = Path(data)
         self.meta = read_meta(self.data)
-        self.track = read_track(self.data, self.meta)
-        self.frames = self.meta.frames
-        self.lower_faces = open_packed(self.data, LOWER_FACES, self.frames)
-        self.mel = np.array(open_packed(self.data, MEL, self.frames)).reshape(-1, N_MELS)
-        self.mel_windows = MelWindows(self.mel, self.track.shot_bounds())
-        points = transform_points(self.track.landmarks, self.track.transform)
+        track = read_track(self.data, self.meta)
+        lower_faces = open_packed(self.data, LOWER_FACES, self.meta.frames)
+        mel = np.array(open_packed(self.data, MEL, self.meta.frames)).reshape(-1, N_MELS)
+        self._fill(track, lower_faces, mel)
+
+    def _fill(self, track, lower_faces, mel):
+        self.frames = len(track)
+        self.track = track
+        self.lower_faces = lower_faces
+        self.mel = mel
+        self.mel_windows = MelWindows(mel, track.shot_bounds())
+        points = transform_points(track.landmarks, track.transform)
         self.points = (points - (0, LOWER_TOP)).astype(np.float32)
 
     def inputs(

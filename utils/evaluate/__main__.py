@@ -2,8 +2,9 @@
 trained on.
 
 Renders pieces of the held-out part (all of the footage, if the checkpoint was trained on another
-clip), pastes them into the source frames and finds the landmarks again. Writes report.json and
-report.png beside the checkpoint.
+clip), pastes them into the source frames and finds the landmarks again. Writes report.json (the
+table as "rows", those of --voices also as "voices" by file name) and report.png beside the
+checkpoint.
 
   follows     correlation over time of the mouth's opening and width with the real mouth that made
               the sound. Own sound: picture and sound of one piece, as trained. Swapped: picture of
@@ -13,6 +14,9 @@ report.png beside the checkpoint.
     ...       the same for the driving piece's real lower face (the most that can be reached), for
               one closed mouth, and for the mean of the part trained on (what a network that does
               not listen reaches)
+    own minus swapped
+              what the mouth gains where picture and sound belong together; 0 where the picture
+              tells nothing of what is said
   leak        correlation of the swapped mouth with the one that the picture's own frames had, about
               which the sound knows nothing. chance: with mouths neither seen nor heard; not 0,
               because all speech begins and ends alike.
@@ -30,10 +34,16 @@ report.png beside the checkpoint.
               beside just outside
   silence     mean opening on digital silence, and on the noise of a quiet room; flutter: its
               standard deviation there. 0 and 1 are the person's 10th and 90th percentile of opening
+              lipleak: share of the frames on digital silence in which opening is more than 0.25 of
+              width. Bigata et al. 2025, who defined it, report 0.16 for their KeySync and 0.33 for
+              LatentSync
   closures    share of p, b and m at which the lips close; ratio: generated over real; any:
               generated at any moment. Needs the optional phoneme recogniser: pip install hama
-  voice       first 20 s of each of --voices. movement: standard deviation of opening over the
-              person's own; pauses: mean opening in them, as for silence
+  voice       first 20 s of each of --voices. opening, width, lag: as for follows, with the
+              speaker's own mouth, if the file is a video that shows it. movement: standard
+              deviation of opening over the person's own; pauses: mean opening in them, as for
+              silence
+    ..., mean over the files that show their speaker's mouth, if there are several
 
 Run: python -m utils.evaluate [--data data] [--checkpoint checkpoints/best.pth]
                               [--device auto|cpu|cuda|cuda:N] [--against VIDEO] [--voices FILE ...]
@@ -47,6 +57,7 @@ from utils import cli
 from utils.dataset.clip import Clip
 from utils.evaluate import plots
 from utils.evaluate.meter import evaluate, sentence
+from utils.evaluate.rows import Row, Rows
 from utils.generate import load_speaker
 from utils.storage import write_json
 
@@ -69,9 +80,23 @@ def main(args: argparse.Namespace):
     meaning = sentence(rows)
     print(meaning)
     folder = Path(args.checkpoint).parent
-    write_json(folder / "report.json", {"of": title, "rows": rows, "meaning": meaning})
+    write_json(folder / "report.json", {
+        "of": title,
+        "rows": rows,
+        "voices": voices_by_name(args.voices, rows),
+        "meaning": meaning
+    })
     plots.draw(folder / "report.png", clip, renderings["own"], renderings["swapped"])
     cli.say(f"look at {folder / 'report.png'}")
+
+
+def voices_by_name(paths: list[str], rows: Rows) -> dict[str, Row]:
+    """Rows of the voices by file name; by the path as given where an earlier file has that name."""
+    named: dict[str, Row] = {}
+    for path in dict.fromkeys(paths):
+        name = Path(path).name
+        named[path if name in named else name] = rows[f"voice {path}"]
+    return named
 
 
 def table_line(name: str, row: dict | None) -> str:

@@ -27,7 +27,7 @@ from utils.evaluate.rendering import (
     video_utterances,
 )
 from utils.evaluate.rows import OpeningRange, Rows, follow_rows, leak_rows, look_rows, silence_row
-from utils.evaluate.speech import closures, read_voice, voice_jobs, voice_row
+from utils.evaluate.speech import closures, read_voice, voice_jobs, voice_rows
 from utils.generate import Speaker
 from utils.media.reader import read_sound
 
@@ -127,9 +127,9 @@ def evaluate(
         jobs = [job for job in jobs if job.kind in QUICK_KINDS]
     if against:  # the real lower faces of another video are not in this clip
         jobs = [job for job in jobs if job.kind != "real"]
-    mels = {f"voice {path}": read_voice(Path(path)) for path in voices}
-    for kind, mel in mels.items():
-        jobs += voice_jobs(kind, mel, shown)
+    spoken = {f"voice {path}": read_voice(Path(path)) for path in voices}
+    for kind, voice in spoken.items():
+        jobs += voice_jobs(kind, voice, shown)
 
     # 2. the finished pictures, and the figures
     made = render_all(speaker, jobs)
@@ -143,8 +143,7 @@ def evaluate(
     rows["silence"] = silence_row(made, person)
     if not quick:
         rows["closures"] = closures(made["swapped"] + made["own"], person)
-    for kind, mel in mels.items():
-        rows[kind] = voice_row(made[kind], mel, person, opening)
+    rows |= voice_rows(made, spoken, person, opening)
     return rows, made
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from utils.generate import Speaker, generate_lower_faces
 from utils.media.pixels import to_uint8, yuv_to_rgb
 from utils.media.reader import probe, read_frames, read_sound
 from utils.shots import shots
+from utils.storage import Track
 
 PIECE_FRAMES = 75            # of a piece at most (3 s): about one sentence
 SHORTEST_PIECE_FRAMES = 25   # a shorter piece says nothing about a mouth over time
@@ -34,10 +36,10 @@ BAND_PX = FACE_SIZE / 28     # of the face: how far from the border the grain is
 
 @dataclass(eq=False)
 class Utterance:
-    """A piece of real speech in a video, T frames from `first` on.
+    """A piece of real speech, T frames from `first` on in its video or sound file.
 
-    mel_windows: of its moments 0..T-1. mouth (T, 2): opening and width in eye distances.
-    sound (640 T,): 16 kHz.
+    mel_windows: of its moments 0..T-1. mouth (T, 2): opening and width in eye distances; of other
+    people NaN where no face is seen. sound (640 T,): 16 kHz.
     """
 
     first: int
@@ -57,9 +59,8 @@ class Utterance:
 class Job:
     """A rendering to make: `count` frames of the utterance shown, with another mouth.
 
-    driving: the Utterance whose sound drives; None if it is no speech of the person, for kinds that
-    are compared with no sound. The mouth is what the network draws of mel_windows or, where they
-    are None, lower_faces, pasted as they are.
+    driving: the Utterance whose sound drives; None if nobody speaks. The mouth is what the network
+    draws of mel_windows or, where they are None, lower_faces, pasted as they are.
     """
 
     kind: str
@@ -124,10 +125,16 @@ def utterances(
     return found
 
 
+def track_video(path: Path, most: int | None = None) -> Track:
+    """Track of the face in a video, or in its first `most` frames."""
+    frames = islice(read_frames(path), most)
+    frames = tqdm(frames, total=most or probe(path).frames, desc=f"reading {path}")
+    return track_face(frame.rgb() for frame in frames).track
+
+
 def video_utterances(path: Path) -> list[Utterance]:
     """Utterances of another video: face and offset of the sound as preprocess.py finds them."""
-    frames = tqdm(read_frames(path), total=probe(path).frames, desc=f"reading {path}")
-    track = track_face(frame.rgb() for frame in frames).track
+    track = track_video(path)
     sound = read_sound(path, SAMPLE_RATE, video_start=True)
     if sound is None or not track.valid.any():
         raise UserError(

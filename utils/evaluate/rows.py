@@ -20,6 +20,7 @@ FOLLOWS = {
     "frozen": "  frozen mouth",
     "mean": "  mean mouth"
 }
+LIPLEAK_RATIO = 0.25  # of opening to width, above which KeySync calls a mouth open
 SMOOTHING_FRAMES = 4  # sigma by which the mean curve of other pieces is smoothed: they may be few
 
 Row = dict[str, Any]
@@ -66,6 +67,10 @@ def follow_rows(renderings: Renderings) -> Rows:
         if kind in ("swapped", "own"):
             openings = [(one.mouth[:, 0], one.driving.mouth[:, 0]) for one in made]
             rows[name]["lag"] = metrics.lag(openings)
+    if {"own", "swapped"} <= renderings.keys():
+        own = rows[FOLLOWS["own"]]
+        swapped = rows[FOLLOWS["swapped"]]
+        rows["own minus swapped"] = {key: own[key] - swapped[key] for key in ("opening", "width")}
     return rows
 
 
@@ -146,7 +151,12 @@ def look_rows(clip: Clip, trained: np.ndarray, own: list[Rendering]) -> Rows:
 
 def silence_row(renderings: Renderings, person: OpeningRange) -> Row:
     """Row about how far the mouth stays open where nobody speaks."""
-    row = {"digital": float(person.share(renderings["silence"]).mean())}
+    silent = renderings["silence"]
+    opening, width = np.concatenate([rendering.mouth for rendering in silent]).T
+    row = {
+        "digital": float(person.share(silent).mean()),
+        "lipleak": float((opening > LIPLEAK_RATIO * width).mean())
+    }
     if "noise" in renderings:
         opening = person.share(renderings["noise"])
         row["noise"] = float(opening.mean())

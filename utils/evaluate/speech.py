@@ -4,13 +4,22 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.audio import MelWindows, count_frames, find_pauses, log_mel
+from utils.audio import MelWindows, count_frames, find_pauses, fit_length, log_mel
 from utils.cli import UserError
-from utils.contract import FPS, ROWS_PER_FRAME, SAMPLE_RATE
+from utils.contract import FPS, SAMPLE_RATE
 from utils.evaluate import metrics
-from utils.evaluate.rendering import Job, Rendering, Utterance
-from utils.evaluate.rows import OpeningRange, Row
-from utils.media.reader import read_sound
+from utils.evaluate.rendering import (
+    SHORTEST_PIECE_FRAMES,
+    Job,
+    Rendering,
+    Renderings,
+    Utterance,
+    track_video,
+    utterances,
+)
+from utils.evaluate.rows import OpeningRange, Row, Rows
+from utils.generate import read_driving
+from utils.media.reader import probe
 
 VOICE_FRAMES = 20 * FPS  # of each voice that are rendered at most
 
@@ -51,38 +60,76 @@ def closures(renderings: list[Rendering], person: OpeningRange) -> Row | None:
 
 
 # -- voices ----------------------------------------------------------------------------------------
-def read_voice(path: Path) -> np.ndarray:
-    """Log-mel (4 T, 80) of the first seconds of a sound file. Raises UserError if it is silent."""
-    sound = read_sound(path, SAMPLE_RATE)
-    if sound is None or not len(sound):
+def read_voice(path: Path) -> Utterance:
+    """First seconds of a file with somebody's speech, as the network hears it.
+
+    The mouth is the speaker's own if the file is a video that shows it; sound and picture are taken
+    to be in step, as a short file cannot tell. Raises UserError if there is no sound.
+    """
+    seen = probe(path).has_video
+    sound = read_driving(path, video_start=seen)
+    if not len(sound):
         raise UserError(f"--voices {path} has no sound; name files with speech")
-    return log_mel(sound[:, 0], min(VOICE_FRAMES, count_frames(sound)))
+    frames = min(VOICE_FRAMES, count_frames(sound))
+    mouth = np.full((frames, 2), np.nan)
+    if seen:
+        track = track_video(path, frames)
+        mouth[:len(track)][track.valid] = track.mouth[track.valid]
+    sound = fit_length(sound, frames)
+    return Utterance(0, MelWindows(log_mel(sound, frames)), mouth, sound)
 
 
-def voice_jobs(kind: str, mel: np.ndarray, shown: list[Utterance]) -> list[Job]:
+def voice_jobs(kind: str, voice: Utterance, shown: list[Utterance]) -> list[Job]:
     """Jobs that speak a voice on the utterances shown, in turn, until it ends."""
     jobs: list[Job] = []
     first = 0
-    frames = len(mel) // ROWS_PER_FRAME
-    while first < frames:
+    while first < len(voice):
         scene = shown[len(jobs) % len(shown)]
-        count = min(len(scene), frames - first)
-        jobs.append(Job(kind, scene, None, count, MelWindows(mel).starting_at(first)))
-        first += count
+        stop = min(len(voice), first + len(scene))
+        [said] = utterances([(first, stop)], voice.mel_windows, voice.mouth, voice.sound)
+        jobs.append(Job(kind, scene, said, len(said), said.mel_windows))
+        first = stop
     return jobs
 
 
-def voice_row(
-    renderings: list[Rendering], mel: np.ndarray, person: OpeningRange, own_opening: np.ndarray
-) -> Row:
-    """Row about a voice: how much the mouth moves, and how far it stays open in pauses.
+def voice_rows(
+    made: Renderings, voices: dict[str, Utterance], person: OpeningRange, own_opening: np.ndarray
+) -> Rows:
+    """Row about each voice by its kind of rendering, and the mean of those whose mouth is seen.
 
     own_opening (N,): of the person's own mouth in the footage.
     """
-    opening = person.share(renderings)
-    spread = opening.std() * (person.high - person.low)
-    pauses = find_pauses(mel)
-    return {
-        "movement": float(spread / own_opening.std()),
-        "pauses": float(opening[pauses].mean()) if pauses.any() else None
-    }
+    rows: Rows = {}
+    for kind, voice in voices.items():
+        in_order = sorted(made[kind], key=lambda one: one.driving.first)
+        opening = person.share(in_order)
+        spread = opening.std() * (person.high - person.low)
+        pauses = find_pauses(voice.mel_windows.mel)
+        rows[kind] = _follows(in_order) | {
+            "movement": float(spread / own_opening.std()),
+            "pauses": float(opening[pauses].mean()) if pauses.any() else None
+        }
+    seen = [(row["opening"], row["width"]) for row in rows.values() if row["lag"] is not None]
+    if len(seen) > 1:
+        opening, width = np.mean(seen, axis=0).tolist()
+        rows["voices, mean"] = {"opening": opening, "width": width, "files": len(seen)}
+    return rows
+
+
+def _follows(renderings):
+    """Row about following the voice's own mouth: mean over its pieces, weighted by their frames.
+
+    Pieces in which it is seen too briefly are left out; without any other all is None.
+    """
+    pairs = []
+    for one in renderings:
+        seen = np.isfinite(one.driving.mouth[:, 0])
+        if seen.sum() >= SHORTEST_PIECE_FRAMES:
+            pairs.append((one.mouth[seen], one.driving.mouth[seen]))
+    if not pairs:
+        return dict.fromkeys(("opening", "width", "lag"))
+    found = [metrics.correlate_mouths(*pair) for pair in pairs]
+    frames = [len(real) for _, real in pairs]
+    opening, width = np.average(found, axis=0, weights=frames).tolist()
+    lag = metrics.lag([(mouth[:, 0], real[:, 0]) for mouth, real in pairs])
+    return {"opening": opening, "width": width, "lag": lag}

@@ -38,6 +38,21 @@ WARP_POINTS = LIPS + JAW + NOSE  # the landmarks that a track keeps: a reference
 LIP_COLUMNS = slice(0, len(LIPS))
 JAW_COLUMNS = slice(len(LIPS), len(LIPS) + len(JAW))
 
+
+
+def mouth_matrix() -> np.ndarray:
+    """(2L, 2) float32: landmarks (..., 2L) @ this = opening and width of an upright mouth."""
+    column = {number: 2 * k for k, number in enumerate(WARP_POINTS)}  # of x; y is the next
+    matrix = np.zeros((2 * len(WARP_POINTS), 2), np.float32)
+    for upper, lower in LIP_PAIRS:
+        matrix[column[upper] + 1, 0] = -1 / len(LIP_PAIRS)
+        matrix[column[lower] + 1, 0] = 1 / len(LIP_PAIRS)
+    right, left = MOUTH_CORNERS
+    matrix[column[right], 1] = -1
+    matrix[column[left], 1] = 1
+    return matrix
+
+
 # -- the landmarker --------------------------------------------------------------------------------
 MODEL_PATH = Path(__file__).parents[1] / "assets" / "face_landmarker.task"
 MODEL_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"

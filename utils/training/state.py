@@ -54,9 +54,10 @@ class TrainState:
 
     model: the generator as it is trained. averaged: the network with the exponential moving average
     of its weights, which is validated, shown and kept; ema keeps it up to date. ema_decay: share of
-    the average that each step keeps. generator_ddp, discriminator_ddp: model and discriminator
-    wrapped such that backward() averages the gradients of several processes; without a backward()
-    to average, the discriminator is used as it is.
+    the average that each step keeps. audio_lr_share: what the audio branch gets of the learning
+    rate. generator_ddp, discriminator_ddp: model and discriminator wrapped such that backward()
+    averages the gradients of several processes; without a backward() to average, the discriminator
+    is used as it is.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class TrainState:
         device: torch.device,
         ema_decay: float,
         weight_decay: float,
+        audio_lr_share: float = 1.0,
         compile_model: bool = False,
     ):
         self.device = device
@@ -80,7 +82,7 @@ class TrainState:
         self.discriminator_ddp = distributed.wrap_ddp(self.discriminator)
         # the learning rate is set at each step
         self.optimizer = AdamW(
-            self.model.parameters(),
+            _groups(self.model, audio_lr_share),
             weight_decay=weight_decay,
             fused=True,
         )
@@ -107,8 +109,8 @@ class TrainState:
         for name in ("model", "discriminator"):
             network = getattr(self, name)
             network.load_state_dict(checked_tensors(saved[name], network.state_dict()))
-        _load_optimizer(self.optimizer, self.model, saved["optimizer"])
-        _load_optimizer(self.optimizer_d, self.discriminator, saved["optimizer_d"])
+        _load_optimizer(self.optimizer, saved["optimizer"])
+        _load_optimizer(self.optimizer_d, saved["optimizer_d"])
         self.ema.n_averaged.fill_(step)
 
 
@@ -185,9 +187,17 @@ def ema_update(decay: float) -> Any:
     return update
 
 
-def _load_optimizer(optimizer, network, saved):
+def _groups(model, audio_lr_share):
+    """Weights by the share of the learning rate that they get: the audio branch has its own."""
+    audio = [*model.audio_encoder.parameters(), *model.landmark_head.parameters()]
+    known = set(audio)
+    rest = [weight for weight in model.parameters() if weight not in known]
+    return [{"params": rest, "lr_share": 1.0}, {"params": audio, "lr_share": audio_lr_share}]
+
+
+def _load_optimizer(optimizer, saved):
     """Load the optimizer's averages; its settings are those of the code, not of the file."""
-    weights = list(network.parameters())
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state = {}
     for k, averages in saved.items():
         expected = {

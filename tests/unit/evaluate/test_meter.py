@@ -9,7 +9,7 @@ import torch
 from utils.contract import SAMPLE_RATE
 from utils.dataset.clip import Clip
 from utils.evaluate import meter
-from utils.evaluate.__main__ import table_line
+from utils.evaluate.__main__ import table_line, voices_by_name
 from utils.evaluate.rendering import utterances
 from utils.generate import Speaker
 from utils.media.reader import read_sound
@@ -113,3 +113,13 @@ def test_a_line_of_the_table_shows_figures_counts_and_gaps():
     assert table_line("closures", None).split("closures")[1].split() == [
         "skipped:", "pip", "install", "hama"
     ]
+
+
+def test_voices_of_one_file_name_are_told_apart_by_their_paths():
+    paths = ["a/one.mp4", "a/two.wav", "b/one.mp4", "a/two.wav"]
+    rows = {f"voice {path}": {"opening": k} for k, path in enumerate(paths[:3])}
+    assert voices_by_name(paths, rows) == {
+        "one.mp4": {"opening": 0},
+        "two.wav": {"opening": 1},
+        "b/one.mp4": {"opening": 2},
+    }

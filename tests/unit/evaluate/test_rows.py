@@ -98,6 +98,31 @@ def test_silence_counts_from_the_persons_closed_mouth_to_the_open_one():
     closed = rendering(None, None, np.full((10, 2), 0.1))
     half_open = rendering(None, None, np.full((30, 2), 0.3))
     row = silence_row({"silence": [closed, half_open]}, person)
-    assert row == {"digital": pytest.approx(0.75 * 0.5)}
+    assert row["digital"] == pytest.approx(0.75 * 0.5)
     row = silence_row({"silence": [closed], "noise": [half_open]}, person)
-    assert row == {"digital": 0, "noise": pytest.approx(0.5), "flutter": pytest.approx(0)}
+    assert row["digital"] == 0
+    assert row["noise"] == pytest.approx(0.5)
+    assert row["flutter"] == pytest.approx(0)
+
+
+def test_lipleak_is_the_share_of_silent_frames_with_an_opening_above_a_quarter_of_the_width():
+    mouth = np.array([(0.1, 0.5), (0.2, 0.5), (0.2, 0.9), (0.3, 0.5)])
+    silent = [rendering(None, None, mouth), rendering(None, None, np.zeros((4, 2)))]
+    loud = [rendering(None, None, np.ones((4, 2)))]
+    row = silence_row({"silence": silent, "noise": loud}, OpeningRange(0.1, 0.5))
+    assert row["lipleak"] == 2 / 8
+
+
+def test_own_minus_swapped_is_what_the_mouth_gains_from_its_own_picture():
+    rng = np.random.default_rng(9)
+    every = [Utterance(FRAMES * k, None, smooth_curves(rng), None) for k in range(2)]
+    own = [rendering(one, one, one.mouth) for one in every]
+    noisy = [rendering(every[0], every[1], every[1].mouth + smooth_curves(rng))]
+    rows = follow_rows({"swapped": noisy, "own": own})
+    swapped = rows["follows, swapped sound"]
+    assert rows["own minus swapped"] == {
+        "opening": pytest.approx(1 - swapped["opening"]),
+        "width": pytest.approx(1 - swapped["width"]),
+    }
+    assert rows["own minus swapped"]["opening"] > 0.1
+    assert "own minus swapped" not in follow_rows({"own": own})

@@ -12,6 +12,7 @@ from models.unet import LipUNet
 from utils.cli import CheckpointError
 from utils.storage import Meta, Source
 from utils.training.state import Settings, TrainState, restore
+from utils.training.steps import optimizer_step
 
 CPU = torch.device("cpu")
 META = Meta(150, "abc", (64, 64), Source("clip.mp4", 1, 1.0, "0"), 0, [])
@@ -30,10 +31,10 @@ def make_state():
 def step(state):
     """One step of both optimizers with gradients of ones."""
     for optimizer in (state.optimizer, state.optimizer_d):
-        group = optimizer.param_groups[0]
-        group["lr"] = 1e-3
-        for parameter in group["params"]:
-            parameter.grad = torch.ones_like(parameter)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3
+            for parameter in group["params"]:
+                parameter.grad = torch.ones_like(parameter)
         optimizer.step()
     state.ema.update_parameters(state.model)
 
@@ -112,3 +113,14 @@ def test_a_training_on_another_clip_is_refused():
     saved = {**saved_by(state), "data": {"id": "other", "clip": "other.mp4"}}
     with pytest.raises(CheckpointError, match=r"was trained on other\.mp4, but the data is of"):
         restore(state, SETTINGS, saved, Path("last.pth"), META)
+
+
+def test_the_audio_branch_has_its_own_share_of_the_rate():
+    model = LipUNet(channels=(16, 16, 16, 16), audio_width=8)
+    state = TrainState(model, CPU, ema_decay=0, weight_decay=0, audio_lr_share=0.0)
+    before = copy.deepcopy(state.model.state_dict())
+    loss = sum(weight.sum() for weight in state.model.parameters())
+    optimizer_step(state.optimizer, loss, lr=0.1)
+    for name, weight in state.model.named_parameters():
+        is_audio = name.startswith(("audio_encoder", "landmark_head"))
+        assert torch.equal(weight, before[name]) == is_audio

@@ -1,0 +1,59 @@
+"""Batches drawn from many speakers."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from utils.dataset.batches import LipDataset
+from utils.dataset.clip import Clip
+from utils.pretrain import prepare
+from utils.pretrain.voices import VoiceDataset, join, mixed_batches
+
+
+@pytest.fixture
+def voice(tiny_data):
+    """The tiny clip twice, the second time with the face elsewhere in the picture."""
+    clip = Clip(tiny_data)
+    moved = copy.deepcopy(clip.track)
+    moved.landmarks += np.float32((9, -4))
+    track = prepare.join([clip.track, moved])
+    clip._fill(track, np.concatenate([clip.lower_faces] * 2), np.concatenate([clip.mel] * 2))
+    return clip
+
+
+def test_landmarks_are_normalised_clip_by_clip(voice):
+    dataset = VoiceDataset(voice, train=True)
+    first, second = np.split(dataset.norm.landmarks, 2)
+    assert len(dataset.trained) == voice.track.valid.sum()
+    assert np.abs(first - second).max() < 1e-3
+    assert first.std() == pytest.approx(1, abs=0.1)
+    whole = LipDataset(voice, train=True).norm.landmarks
+    assert np.abs(whole[:len(first)] - whole[len(first):]).max() > 1
+
+
+def test_a_batch_is_what_the_speakers_give(voice):
+    """Pictures first, then extra sounds: as LipUNet predicts their landmarks."""
+    dataset = VoiceDataset(voice, train=True, extra_sounds=3)
+    dataset.set_epoch(1)
+    parts = [dataset.__getitems__([k, k + 1]) for k in (0, 5)]
+    batch = join(parts)
+    assert batch.mel.shape == (4, 64, 80)
+    assert batch.extra_mel.shape == (6, 64, 80)
+    expected = [part.landmarks[:2] for part in parts] + [part.landmarks[2:] for part in parts]
+    assert torch.equal(batch.landmarks, torch.cat(expected))
+
+
+def test_all_speakers_are_seen(voice):
+    datasets = [VoiceDataset(voice, train=True, extra_sounds=1) for _ in range(3)]
+    seen = set()
+    for k, dataset in enumerate(datasets):
+        dataset.__getitems__ = lambda frames, k=k, own=dataset.__getitems__: (
+            seen.add(k), own(frames))[1]
+    batches = list(itertools.islice(mixed_batches(datasets, 8, seed=0), 12))
+    assert seen == {0, 1, 2}
+    assert batches[0].lower_face.shape == (8, 84, 168, 3)
+    again = next(mixed_batches(datasets, 8, seed=0))
+    assert torch.equal(batches[0].lower_face, again.lower_face)

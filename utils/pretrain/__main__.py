@@ -1,0 +1,215 @@
+"""Learn the base: a network that has heard and seen many people, from which train.py starts.
+
+Reads   FOLDER/<speaker>_<clip>.mp4   short videos of many speakers, one face in each
+Writes  FOLDER_prepared/<speaker>/    lower faces, landmarks and mel, 63 MB a minute; once: a run
+                                      that was interrupted goes on with the next speaker
+        checkpoints/base.pth          network and discriminator, float16
+
+Whole speakers are left out of the training; at the end it prints how well their mouths are heard
+and drawn: correlation over time of opening and width, predicted from the sound, with the real ones
+(mean over clips); and the difference of the mouth's pixels, 0..1, drawn at its real landmarks.
+To train from it, name it in BASE at the top of train.py.
+
+Run     python -m utils.pretrain FOLDER [--prepared FOLDER_prepared] [--output checkpoints/base.pth]
+                                 [--minutes 60] [--leave-out SPEAKER ...] [--device auto|cpu|...]
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from models import losses
+from models.unet import LipUNet
+from utils import cli
+from utils.cli import UserError, say
+from utils.contract import FPS
+from utils.dataset.batches import LEAST_MEL_STD, mouth_weight_maps
+from utils.evaluate import metrics
+from utils.face.landmarks import mouth_matrix
+from utils.pretrain import prepare
+from utils.pretrain.voices import SPEAKERS_PER_STEP, Voice, VoiceDataset, mixed_batches
+from utils.training.base import save_base
+from utils.training.device import autocast, resolve, to_device
+from utils.training.schedule import Rates, Schedule, TimeLimit
+from utils.training.state import TrainState
+from utils.training.steps import discriminator_step, optimizer_step, realism_loss, to_float
+
+# -- edit these -----------------------------------------------------------------------------------
+STEPS = 6000                  # at most
+BATCH_SIZE = 8                # pictures a step
+EXTRA_SOUNDS = 64             # sounds a step for the audio branch alone: nearly free
+RATES = Rates(1e-3, 1e-5, 200)  # learning rate: peak, end, steps of warm-up
+EMA_DECAY = 0.999
+WEIGHT_DECAY = 1e-2           # of AdamW
+MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than one of the cheek
+LANDMARK_WEIGHT = 0.3         # of the landmark loss
+MOVEMENT_WEIGHT = 0.02        # of the movement loss: more moves an unknown mouth further
+DISCRIMINATOR_FROM = 0.5      # of the training: clips found on the web are soft, it comes late
+LEAVE_OUT_EVERY = 8           # every eighth speaker is left out, unless --leave-out names them
+JUDGED_FRAMES = 200           # of each speaker left out that are drawn
+SEED = 1
+# -------------------------------------------------------------------------------------------------
+
+
+def split_speakers(names: list[str], leave_out: list[str] | None) -> tuple[list[str], list[str]]:
+    """Speakers to learn from, and those left out. Raises UserError if either would be empty."""
+    out = leave_out if leave_out is not None else names[LEAVE_OUT_EVERY // 2::LEAVE_OUT_EVERY]
+    unknown = sorted(set(out) - set(names))
+    if unknown:
+        raise UserError(f"--leave-out {unknown[0]}: there is no such speaker; expected some of "
+                        f"{', '.join(names)}")
+    learned = [name for name in names if name not in out]
+    if not learned or not out:
+        raise UserError(f"{len(names)} speakers, {len(out)} of them left out; expected some of "
+                        "each: add clips of other speakers and run the same command again")
+    return learned, list(out)
+
+
+def build(datasets: list[VoiceDataset], device: torch.device) -> TrainState:
+    """A new network that knows the mel statistics and the mean normalisation of all speakers."""
+    torch.manual_seed(SEED)
+    model = LipUNet()
+    mel = np.concatenate([dataset.clip.mel for dataset in datasets])
+    norms = [dataset.norm for dataset in datasets]
+    buffers = {
+        "mel_mean": mel.mean(axis=0),
+        "mel_std": np.maximum(mel.std(axis=0), LEAST_MEL_STD),
+        "landmark_pose_fit": np.mean([norm.pose_fit for norm in norms], axis=0),
+        "landmark_std": np.mean([norm.std for norm in norms], dtype=np.float32)}
+    for name, value in buffers.items():
+        getattr(model, name).copy_(torch.as_tensor(value))
+    return TrainState(model, device, EMA_DECAY, WEIGHT_DECAY)
+
+
+def train(state: TrainState, datasets: list[VoiceDataset], schedule: Schedule):
+    """Train until the schedule is over: the steps of train.py, with pictures of many people."""
+    state.model.train()
+    maps = to_device(mouth_weight_maps(datasets[0], MOUTH_WEIGHT), state.device)
+    to_mouth = torch.from_numpy(mouth_matrix()).to(state.device)
+    batches = mixed_batches(datasets, BATCH_SIZE, SEED)
+    with tqdm(total=100, desc="learning the base", unit="%") as bar:
+        while not schedule.is_over():
+            begun = time.monotonic()
+            batch = to_device(next(batches), state.device)
+            real = to_float(batch.lower_face)
+            lr = schedule.lr()
+            with autocast(state.device):
+                generated, landmarks = state.model(
+                    batch.reference,
+                    batch.points,
+                    batch.mel,
+                    batch.pose,
+                    batch.target_points,
+                    batch.extra_mel)
+            picture = losses.picture_loss(generated, real, maps.train_weight)
+            gradient = losses.gradient_loss(generated, real, maps.train_weight)
+            landmark = losses.landmark_loss(landmarks, batch.landmarks)
+            movement = losses.movement_loss(landmarks @ to_mouth, batch.landmarks @ to_mouth)
+            loss = picture + gradient + LANDMARK_WEIGHT * landmark + MOVEMENT_WEIGHT * movement
+            if schedule.progress >= DISCRIMINATOR_FROM:
+                real_mouth = real[..., *maps.crop]
+                generated_mouth = generated[..., *maps.crop]
+                features = discriminator_step(state, generated_mouth.detach(), real_mouth, lr)
+                loss = loss + realism_loss(state, generated_mouth, features)
+            optimizer_step(state.optimizer, loss, lr)
+            state.ema.update_parameters(state.model)
+            schedule.advance(time.monotonic() - begun)
+            bar.set_postfix_str(f"step {schedule.step}, picture {picture.item():.4f}", False)
+            bar.update(int(100 * schedule.progress) - bar.n)
+
+
+# -- how good is it? -------------------------------------------------------------------------------
+@torch.inference_mode()
+def judge_hearing(model: LipUNet, voice: Voice, device: torch.device) -> np.ndarray:
+    """Correlations (clips, 2) of opening and width predicted from the sound with the real ones."""
+    found = []
+    for first, stop in voice.track.shots():
+        frames = np.arange(first, stop)[voice.track.valid[first:stop]]
+        mel = to_device(torch.from_numpy(voice.mel_windows[frames]), device)
+        landmarks = model.predict_landmarks(model.encode_audio(mel))
+        mouth = landmarks.cpu().numpy() @ mouth_matrix()
+        found.append(metrics.correlate_mouths(mouth, voice.track.mouth[frames]))
+    return np.array(found)
+
+
+@torch.inference_mode()
+def judge_drawing(model: LipUNet, dataset: VoiceDataset, device: torch.device) -> float:
+    """Mean absolute difference of the mouth's pixels, 0..1, drawn at its real landmarks."""
+    maps = to_device(mouth_weight_maps(dataset, MOUTH_WEIGHT), device)
+    differences = []
+    for indices in np.array_split(np.arange(len(dataset)), max(1, len(dataset) // BATCH_SIZE)):
+        batch = to_device(dataset.__getitems__(indices.tolist()), device)
+        with autocast(device):
+            generated, _ = model(
+                batch.reference, batch.points, batch.mel, batch.pose, batch.target_points)
+        real = to_float(batch.lower_face)
+        differences.append(losses.picture_loss(generated, real, maps.val_weight).item())
+    return float(np.mean(differences))
+
+
+# --------------------------------------------------------------------------------------------------
+def main(args: argparse.Namespace):
+    """Prepare, learn, judge, write."""
+    # 1. the speakers, prepared once
+    folder = Path(args.folder)
+    clips = prepare.speakers_of(folder)
+    prepared = Path(args.prepared or f"{folder}_prepared")
+    learned, left_out = split_speakers(sorted(clips), args.leave_out)
+    device = resolve(args.device)
+    with cli.write_lock(prepared):
+        prepare.prepare(clips, prepared)
+
+    # 2. learn from most of them
+    voices = {name: Voice(prepared / name) for name in clips}
+    sounds = EXTRA_SOUNDS // SPEAKERS_PER_STEP
+    datasets = [VoiceDataset(voices[name], train=True, extra_sounds=sounds) for name in learned]
+    count = sum(len(voices[name].track.cuts) for name in learned)
+    minutes = sum(len(dataset) for dataset in datasets) / FPS / 60
+    say(f"{count} clips of {len(learned)} speakers, {minutes:.0f} minutes; left out: "
+        f"{', '.join(left_out)}")
+    state = build(datasets, device)
+    limit = TimeLimit(time.monotonic(), args.minutes)
+    train(state, datasets, Schedule(1, STEPS, 0, RATES, limit))
+
+    # 3. how well are speakers heard and drawn that it does not know?
+    heard = []
+    drawn = []
+    for name in left_out:
+        dataset = VoiceDataset(voices[name], train=False, max_frames=JUDGED_FRAMES)
+        found = judge_hearing(state.averaged, voices[name], device)
+        heard.append(found)
+        drawn.append(judge_drawing(state.averaged, dataset, device))
+        opening, width = found.mean(axis=0)
+        print(f"{name:12} opening {opening:.2f}  width {width:.2f}  mouth {drawn[-1]:.4f}  "
+              f"{len(found)} clips")
+    opening, width = np.concatenate(heard).mean(axis=0)
+    print(f"{'mean':12} opening {opening:.2f}  width {width:.2f}  mouth {np.mean(drawn):.4f}")
+
+    # 4. write
+    output = Path(args.output)
+    save_base(output, state, f"{count} clips of {len(learned)} speakers, {minutes:.0f} minutes")
+    say(f"{output}: to train from it, name it in BASE at the top of train.py")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = cli.parser(__doc__, "device")
+    parser.prog = "python -m utils.pretrain"  # not "__main__.py"
+    parser.add_argument("folder", metavar="FOLDER", help="videos <speaker>_<clip>.<ending>")
+    parser.add_argument("--prepared", help="folder to prepare in (default: FOLDER_prepared)")
+    parser.add_argument(
+        "--output", default="checkpoints/base.pth", help="(default: checkpoints/base.pth)")
+    parser.add_argument(
+        "--minutes", type=cli.positive(float), default=60, help="of learning (default: 60)")
+    parser.add_argument(
+        "--leave-out", nargs="+", metavar="SPEAKER",
+        help="speakers to judge by (default: every eighth)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args())
