@@ -52,7 +52,7 @@ from utils.training.state import (
     make_checkpoint,
     restore,
 )
-from utils.training.steps import discriminator_step, optimizer_step, realism_loss, to_float
+from utils.training.steps import discriminator_step, optimizer_step, realism_losses, to_float
 
 # -- edit these -----------------------------------------------------------------------------------
 BASE: Path | None = base.SHIPPED  # network that has heard and seen many people: training starts
@@ -74,8 +74,11 @@ MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than o
 GRADIENT_WEIGHT = 1.0         # of the gradient loss: more is sharper, too much rings
 LANDMARK_WEIGHT = 0.15        # of the landmark loss, which teaches the audio branch: sync
 DISCRIMINATOR_FROM_STEP = 300  # from here on the discriminator judges: shapes are learned first
+DISCRIMINATOR_LR_SHARE = 0.5  # its learning rate over the generator's
 DISCRIMINATOR_TIME_FACTOR = 1.3  # a step takes longer with it: for the forecast of time,
                               # which is made before the discriminator begins
+ADVERSARIAL_WEIGHT = 0.01     # of the discriminator's logits: more is sharper, too much invents
+FEATURE_WEIGHT = 0.4          # of the difference in the discriminator's features
 EMA_DECAY = 0.999             # what is validated and kept is the exponential moving average of the
                               # weights, steadier than the weights: over the last tenth of the
                               # steps, 1000 at most
@@ -118,8 +121,10 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
         if is_judged:
             real_mouth = real[..., *maps.crop]
             generated_mouth = generated[..., *maps.crop]
-            real_features = discriminator_step(state, generated_mouth.detach(), real_mouth, lr)
-            loss = loss + realism_loss(state, generated_mouth, real_features)
+            lr_d = lr * DISCRIMINATOR_LR_SHARE
+            real_features = discriminator_step(state, generated_mouth.detach(), real_mouth, lr_d)
+            adversarial, feature = realism_losses(state, generated_mouth, real_features)
+            loss = loss + ADVERSARIAL_WEIGHT * adversarial + FEATURE_WEIGHT * feature
 
         # 3. step and average
         gradient_norm = optimizer_step(state.optimizer, loss, lr)

@@ -17,7 +17,7 @@ from helpers.layout import ROOT, SCRIPTS
 from torch.distributed.run import get_args_parser
 
 READMES = ("README.md", "README.zh-CN.md")
-TOOLS = tuple(f"utils.{name}" for name in ("evaluate", "export", "benchmark", "sample"))
+TOOLS = tuple(f"utils.{name}" for name in ("evaluate", "export", "benchmark", "sample", "pretrain"))
 STARTS = ("python ", "pip ", "bash ", "torchrun ")
 
 CHAIN = "tests/pipeline/test_chain.py::"
@@ -44,6 +44,8 @@ RUN_BY = {
     "python preprocess.py VIDEO --av-offset 100": f"{PREPROCESS}test_a_number_is_applied_as_given",
     "python preprocess.py VIDEO --av-offset off":
         f"{PREPROCESS}test_late_sound_of_a_video_is_moved",
+    "python -m utils.pretrain FOLDER":
+        "tests/pipeline/test_pretrain.py::test_a_base_is_learned_and_trained_from",
     "python train.py": f"{TRAIN}test_loss_falls_and_everything_is_written",
     "python train.py --max-minutes 5": f"{CHAIN}test_first_run_of_a_newcomer",
     "python train.py --max-minutes 10": f"{TRAIN}test_max_minutes_ends_in_time_with_the_rate_down",

@@ -36,7 +36,7 @@ from utils.training.base import save_base
 from utils.training.device import autocast, resolve, to_device
 from utils.training.schedule import Rates, Schedule, TimeLimit
 from utils.training.state import TrainState
-from utils.training.steps import discriminator_step, optimizer_step, realism_loss, to_float
+from utils.training.steps import discriminator_step, optimizer_step, realism_losses, to_float
 
 # -- edit these -----------------------------------------------------------------------------------
 STEPS = 6000                  # at most
@@ -49,6 +49,9 @@ MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than o
 LANDMARK_WEIGHT = 0.3         # of the landmark loss
 MOVEMENT_WEIGHT = 0.02        # of the movement loss: more moves an unknown mouth further
 DISCRIMINATOR_FROM = 0.5      # of the training: clips found on the web are soft, it comes late
+DISCRIMINATOR_LR_SHARE = 0.5  # its learning rate over the generator's
+ADVERSARIAL_WEIGHT = 0.01     # of the discriminator's logits: more is sharper, too much invents
+FEATURE_WEIGHT = 0.4          # of the difference in the discriminator's features
 LEAVE_OUT_EVERY = 8           # every eighth speaker is left out, unless --leave-out names them
 JUDGED_FRAMES = 200           # of each speaker left out that are drawn
 SEED = 1
@@ -113,8 +116,10 @@ def train(state: TrainState, datasets: list[VoiceDataset], schedule: Schedule):
             if schedule.progress >= DISCRIMINATOR_FROM:
                 real_mouth = real[..., *maps.crop]
                 generated_mouth = generated[..., *maps.crop]
-                features = discriminator_step(state, generated_mouth.detach(), real_mouth, lr)
-                loss = loss + realism_loss(state, generated_mouth, features)
+                lr_d = lr * DISCRIMINATOR_LR_SHARE
+                features = discriminator_step(state, generated_mouth.detach(), real_mouth, lr_d)
+                adversarial, feature = realism_losses(state, generated_mouth, features)
+                loss = loss + ADVERSARIAL_WEIGHT * adversarial + FEATURE_WEIGHT * feature
             optimizer_step(state.optimizer, loss, lr)
             state.ema.update_parameters(state.model)
             schedule.advance(time.monotonic() - begun)

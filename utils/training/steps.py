@@ -9,12 +9,7 @@ from models import losses
 from utils.training.device import autocast
 from utils.training.state import TrainState
 
-# -- edit these -----------------------------------------------------------------------------------
-CLIP_NORM = 1.0               # maximum norm of a step's gradient
-DISCRIMINATOR_LR_SHARE = 0.5  # the discriminator's learning rate over the generator's
-ADVERSARIAL_WEIGHT = 0.01     # of the discriminator's logits: more is sharper, too much invents
-FEATURE_WEIGHT = 0.4          # of the difference in the discriminator's features
-# -------------------------------------------------------------------------------------------------
+CLIP_NORM = 1.0          # maximum norm of a step's gradient
 
 
 def discriminator_step(
@@ -28,18 +23,23 @@ def discriminator_step(
     with autocast(state.device):
         logits, features = state.discriminator_ddp(torch.cat([real, generated]))
     loss = losses.discriminator_loss(*logits.float().chunk(2))
-    optimizer_step(state.optimizer_d, loss, lr * DISCRIMINATOR_LR_SHARE)
+    optimizer_step(state.optimizer_d, loss, lr)
     state.discriminator.requires_grad_(False)
     return [feature[:len(real)].detach() for feature in features]
 
 
-def realism_loss(state: TrainState, generated: Tensor, real_features: list[Tensor]) -> Tensor:
-    """What the generator learns from the discriminator's view of mouths (B, 3, 56, 104)."""
+def realism_losses(
+    state: TrainState,
+    generated: Tensor,
+    real_features: list[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """What the generator learns from the discriminator's view of mouths (B, 3, 56, 104):
+    adversarial loss and feature loss.
+    """
     with autocast(state.device):
         logits, features = state.discriminator(generated)
         feature = losses.feature_loss(features, real_features)
-    adversarial = losses.adversarial_loss(logits.float())
-    return ADVERSARIAL_WEIGHT * adversarial + FEATURE_WEIGHT * feature
+    return losses.adversarial_loss(logits.float()), feature
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> float:
