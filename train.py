@@ -39,6 +39,7 @@ from utils.dataset.batches import LipDataset, MouthMaps, mouth_weight_maps
 from utils.dataset.clip import Clip
 from utils.evaluate import meter
 from utils.evaluate.preview import write_preview
+from utils.face.landmarks import mouth_matrix
 from utils.training import base, checkpoint, distributed
 from utils.training.device import autocast, resolve, to_channels_last, to_device
 from utils.training.epoch_log import EpochLog, epoch_line
@@ -72,7 +73,7 @@ WARMUP_STEPS = 100            # from 0 to LR
 WEIGHT_DECAY = 1e-2           # of AdamW
 MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than one of the cheek
 GRADIENT_WEIGHT = 1.0         # of the gradient loss: more is sharper, too much rings
-LANDMARK_WEIGHT = 0.15        # of the landmark loss, which teaches the audio branch: sync
+LANDMARK_WEIGHT = 0.15        # of the landmark and the mouth loss, which teach the audio branch
 DISCRIMINATOR_FROM_STEP = 300  # from here on the discriminator judges: shapes are learned first
 DISCRIMINATOR_LR_SHARE = 0.5  # its learning rate over the generator's
 DISCRIMINATOR_TIME_FACTOR = 1.3  # a step takes longer with it: for the forecast of time,
@@ -97,6 +98,7 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
     """Train for one epoch, or until time is up."""
     state.model.train()
     schedule = log.schedule
+    to_mouth = torch.from_numpy(mouth_matrix()).to(state.device)
     for batch in loader:
         batch = to_device(batch, state.device)
         real = to_float(batch.lower_face)
@@ -114,7 +116,8 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
         picture = losses.picture_loss(generated, real, maps.train_weight)
         gradient = losses.gradient_loss(generated, real, maps.train_weight)
         landmark = losses.landmark_loss(landmarks, batch.landmarks)
-        loss = picture + GRADIENT_WEIGHT * gradient + LANDMARK_WEIGHT * landmark
+        mouth = losses.mouth_loss(landmarks @ to_mouth, batch.landmarks @ to_mouth)
+        loss = picture + GRADIENT_WEIGHT * gradient + LANDMARK_WEIGHT * (landmark + mouth)
 
         # 2. discriminator: it learns to tell photographed from generated mouths, and judges these
         is_judged = schedule.step >= DISCRIMINATOR_FROM_STEP

@@ -6,7 +6,7 @@ import pytest
 from helpers.messages import one_line
 
 from utils.cli import UserError
-from utils.contract import FACE_SIZE, LOWER_TOP, TEMPLATE
+from utils.contract import EYE_DISTANCE_PX, FACE_SIZE, LOWER_TOP, TEMPLATE
 from utils.face import landmarks as face
 from utils.face.geometry import transform_points
 from utils.media.reader import read_frames
@@ -57,6 +57,15 @@ def test_the_eyes_lie_on_the_template_and_the_mouth_in_the_lower_half(found):
     assert track.lips[..., 1].min() > LOWER_TOP
     jaw = transform_points(track.landmarks[:, face.JAW_COLUMNS], track.transform)
     assert jaw[..., 1].max() < FACE_SIZE
+
+
+def test_the_mouth_matrix_reads_opening_and_width(found):
+    """As the track has them, of a face that looks at the camera: to a few percent."""
+    track = measure(found)
+    points = transform_points(track.landmarks, track.transform).reshape(FRAMES, -1)
+    mouth = points @ face.mouth_matrix() / EYE_DISTANCE_PX
+    np.testing.assert_allclose(mouth, track.mouth, atol=0.02)
+    assert track.mouth[:, 0].std() > 0.02
 
 
 def test_a_track_keeps_the_points_that_a_reference_is_warped_by(found):

@@ -13,6 +13,15 @@ def test_losses_are_zero_on_the_truth():
     assert losses.picture_loss(real, real, weight) == 0
     assert losses.gradient_loss(real, real, weight) == 0
     assert losses.landmark_loss(torch.ones(2, 4), torch.ones(2, 4)) == 0
+    mouth = torch.rand(5, 2)
+    assert losses.mouth_loss(mouth, mouth) == 0
+
+
+def test_a_mouth_that_moves_too_little_costs_more_than_its_differences():
+    """A mouth off by as much everywhere costs less than one that is half as lively."""
+    real = torch.tensor([[-1.0, 0.5], [1.0, -0.5]]).repeat(8, 1)
+    shifted = real + torch.tensor([0.5, 0.25])
+    assert losses.mouth_loss(0.5 * real, real) > 1.1 * losses.mouth_loss(shifted, real)
 
 
 def test_an_error_where_the_weight_is_large_costs_more():
