@@ -39,7 +39,7 @@ ROOMS = (
     ("compositing",),
     ("av_sync", "footage_report", "sample"),
     ("evaluate",),
-    ("benchmark", "export"),
+    ("benchmark", "export", "pretrain"),
 )
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 

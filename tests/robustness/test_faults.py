@@ -23,7 +23,7 @@ import preprocess
 import reapply_faces
 import train
 from models.unet import LipUNet
-from utils import sample, storage
+from utils import generate, sample, storage
 from utils.evaluate import preview
 from utils.media.reader import read_sound
 
@@ -83,7 +83,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocess, "track_face", remembered_tracking(preprocess.track_face))
         recall_sound = remembered(read_sound, sound_key)
-        for module in (preprocess, inference, reapply_faces):
+        for module in (preprocess, generate, reapply_faces):
             patch.setattr(module, "read_sound", recall_sound)
         draw = remembered(inference.generate_lower_faces, lambda *arguments: "one speech")
         patch.setattr(inference, "generate_lower_faces", draw)
