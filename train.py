@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
@@ -58,15 +59,15 @@ from utils.training.steps import discriminator_step, optimizer_step, realism_los
 # -- edit these -----------------------------------------------------------------------------------
 BASE: Path | None = base.SHIPPED  # network that has heard and seen many people: training starts
                               # from it. None: from nothing, which takes many times as long
-AUDIO_LR_SHARE = 0.3          # what the audio branch gets of LR: more learns this voice faster and
-                              # forgets other voices
-EPOCHS = 30                   # a 2-minute clip: about half an hour on 2 CPU cores with bfloat16
-MIN_STEPS = 6000              # a short clip has more epochs, to make this many steps: 20 minutes
-PATIENCE_STEPS = 1500         # without a new lowest held-out figure, after which training ends ...
-COOLDOWN_STEPS = 1000         # ... with this many more, in which the rate falls and lips get sharp
+EPOCHS = 8                    # a 2-minute clip: 8 minutes on 2 CPU cores with bfloat16. Without a
+                              # base 30
+MIN_STEPS = 1200              # a short clip has more epochs, to make this many steps: 3 minutes.
+                              # Without a base 6000
+PATIENCE_STEPS = 1000         # without a new lowest held-out figure, after which training ends ...
+COOLDOWN_STEPS = 600          # ... with this many more, in which the rate falls and lips get sharp
 BATCH_SIZE = 8                # pictures a step, of all processes together; 4 or 2 if memory is
                               # short, 32 or more on a GPU
-LR = 1e-3                     # peak of the learning rate: what trains best from scratch with AdamW
+LR = 6e-4                     # peak of the learning rate. Without a base 1e-3 trains best
 FINAL_LR = 3e-6               # its end. Often quoted as *the* rate for this U-Net; starting there,
                               # a day of CPU training would not reach what ten minutes from LR reach
 WARMUP_STEPS = 100            # from 0 to LR
@@ -74,7 +75,9 @@ WEIGHT_DECAY = 1e-2           # of AdamW
 MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than one of the cheek
 GRADIENT_WEIGHT = 1.0         # of the gradient loss: more is sharper, too much rings
 LANDMARK_WEIGHT = 0.15        # of the landmark and the mouth loss, which teach the audio branch
-DISCRIMINATOR_FROM_STEP = 300  # from here on the discriminator judges: shapes are learned first
+VOICES_WEIGHT = 0.08          # of the same for other people's voices: less forgets them
+REHEARSED_SOUNDS = 64         # of other people's voices in a step
+DISCRIMINATOR_FROM_STEP = 100  # from here on the discriminator judges: shapes are learned first
 DISCRIMINATOR_LR_SHARE = 0.5  # its learning rate over the generator's
 DISCRIMINATOR_TIME_FACTOR = 1.3  # a step takes longer with it: for the forecast of time,
                               # which is made before the discriminator begins
@@ -115,9 +118,10 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
                 batch.extra_mel)
         picture = losses.picture_loss(generated, real, maps.train_weight)
         gradient = losses.gradient_loss(generated, real, maps.train_weight)
-        landmark = losses.landmark_loss(landmarks, batch.landmarks)
-        mouth = losses.mouth_loss(landmarks @ to_mouth, batch.landmarks @ to_mouth)
-        loss = picture + GRADIENT_WEIGHT * gradient + LANDMARK_WEIGHT * (landmark + mouth)
+        landmark = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
+        loss = picture + GRADIENT_WEIGHT * gradient + LANDMARK_WEIGHT * landmark
+        if state.voices:
+            loss = loss + VOICES_WEIGHT * voices_loss(state, to_mouth)
 
         # 2. discriminator: it learns to tell photographed from generated mouths, and judges these
         is_judged = schedule.step >= DISCRIMINATOR_FROM_STEP
@@ -139,6 +143,14 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
         log.add(len(real), numbers, time_factor)
         if schedule.is_over():
             break
+
+
+def voices_loss(state: TrainState, to_mouth: Tensor) -> Tensor:
+    """Do other people's voices still move the mouth? The landmark loss of some of the base's."""
+    voices = state.voices.draw(REHEARSED_SOUNDS)
+    with autocast(state.device):
+        landmarks = state.model.predict_landmarks(state.model.audio_encoder(voices.features))
+    return losses.landmark_and_mouth_loss(landmarks, voices.landmarks, to_mouth)
 
 
 @torch.inference_mode()
@@ -186,17 +198,20 @@ def build_or_resume(
     if args.resume:
         model, saved = checkpoint.load(path)
         settings = Settings(**saved["settings"])
+        found = find_base() if saved.get("base") else None
     else:
         model = build_model(dataset)
+        found = find_base()
+        if found:
+            base.start_from(found, model)
         steps_per_epoch = len(dataset) / (args.batch_size or BATCH_SIZE)
         epochs = max(EPOCHS, math.ceil(MIN_STEPS / steps_per_epoch))
         settings = Settings(BATCH_SIZE, LR, epochs, SEED)
     settings.epochs = args.epochs or settings.epochs
     settings.batch_size = args.batch_size or settings.batch_size
     settings.lr = args.lr or settings.lr
-    state = TrainState(model, device, EMA_DECAY, WEIGHT_DECAY, AUDIO_LR_SHARE, COMPILE)
+    state = TrainState(model, device, EMA_DECAY, WEIGHT_DECAY, found, COMPILE)
     if not args.resume:
-        start_from_base(state)
         return state, Progress(settings)
     progress = restore(state, settings, saved, path, dataset.clip.meta)
     if args.epochs:
@@ -208,14 +223,16 @@ def build_or_resume(
     return state, progress
 
 
-def start_from_base(state: TrainState):
-    """Put the base's weights in place of the random ones, if it can be had."""
+def find_base() -> dict | None:
+    """The base to start from. None if that is not wanted, or cannot be, which is said."""
     if BASE is None:
-        return
+        return None
     try:
-        base.start_from(base.load_base(BASE), state)
-    except (UserError, ValueError) as error:
-        say(f"note: {error}; training starts from nothing, expect it to need an hour")
+        return base.load_base(BASE)
+    except UserError as error:
+        say(f"note: {error}; without a base training takes many times as long, and other voices "
+            "than this person's are not followed well")
+        return None
 
 
 def make_loaders(

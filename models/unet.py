@@ -92,15 +92,18 @@ class AudioEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.to_embedding = nn.Linear(3 * 2 * GRU_WIDTH, audio_width)
 
-    def forward(self, mel: Tensor) -> Tensor:                    # (B, T, mels)
-        """Audio embedding (B, audio_width) of normalised log-mel (B, T, mels)."""
+    def features(self, mel: Tensor) -> Tensor:                   # (B, T, mels)
+        """What is heard at each moment, (B, T/4, 192), of normalised log-mel (B, T, mels)."""
         x = mel.transpose(1, 2)                                  # (B, mels, T)
         x = self.norm1(self.conv1(x))                            # (B, 192, T/2)
         x = self.channel_dropout(F.silu(x))
         x = self.norm2(self.conv2(x))                            # (B, 192, T/4)
         x = self.channel_dropout(F.silu(x))
-        x = x.transpose(1, 2).float()                            # (B, T/4, 192)
-        x, _ = self.gru(x)                                       # (B, T/4, 256)
+        return x.transpose(1, 2).float()                         # (B, T/4, 192)
+
+    def forward(self, features: Tensor) -> Tensor:               # (B, T/4, 192)
+        """Audio embedding (B, audio_width) of the middle of the features (B, T/4, 192)."""
+        x, _ = self.gru(features)                                # (B, T/4, 256)
         middle = x.shape[1] // 2
         before = x[:, middle - 1]                                # (B, 256)
         after = x[:, middle]                                     # (B, 256)
@@ -216,10 +219,14 @@ class LipUNet(nn.Module):
         )                                                                   # (B, 3, H, W)
         return picture, landmarks
 
+    def audio_features(self, mel: Tensor) -> Tensor:
+        """What is heard at each moment, (B, T/4, 192), of log-mel windows (B, T, mels)."""
+        normalised = (mel - self.mel_mean) / self.mel_std
+        return self.audio_encoder.features(normalised)
+
     def encode_audio(self, mel: Tensor) -> Tensor:
         """Audio embedding (B, audio_width) of log-mel windows (B, T, mels)."""
-        normalised = (mel - self.mel_mean) / self.mel_std
-        return self.audio_encoder(normalised)
+        return self.audio_encoder(self.audio_features(mel))
 
     def predict_landmarks(self, audio_embedding: Tensor) -> Tensor:
         """Normalised landmarks (B, 2L) float32 of audio embeddings (B, audio_width)."""

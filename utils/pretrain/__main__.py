@@ -15,6 +15,7 @@ Run     python -m utils.pretrain FOLDER [--prepared FOLDER_prepared] [--output c
 """
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from utils.evaluate import metrics
 from utils.face.landmarks import mouth_matrix
 from utils.pretrain import prepare
 from utils.pretrain.voices import SPEAKERS_PER_STEP, Voice, VoiceDataset, mixed_batches
-from utils.training.base import save_base
+from utils.training.base import Voices, save_base
 from utils.training.device import autocast, resolve, to_device
 from utils.training.schedule import Rates, Schedule, TimeLimit
 from utils.training.state import TrainState
@@ -52,6 +53,7 @@ DISCRIMINATOR_LR_SHARE = 0.5  # its learning rate over the generator's
 ADVERSARIAL_WEIGHT = 0.01     # of the discriminator's logits: more is sharper, too much invents
 FEATURE_WEIGHT = 0.4          # of the difference in the discriminator's features
 LEAVE_OUT_EVERY = 8           # every eighth speaker is left out, unless --leave-out names them
+KEPT_SOUNDS = 2400            # that a training from the base rehearses: 0.5 KB each
 JUDGED_FRAMES = 200           # of each speaker left out that are drawn
 SEED = 1
 # -------------------------------------------------------------------------------------------------
@@ -109,9 +111,8 @@ def train(state: TrainState, datasets: list[VoiceDataset], schedule: Schedule):
                     batch.extra_mel)
             picture = losses.picture_loss(generated, real, maps.train_weight)
             gradient = losses.gradient_loss(generated, real, maps.train_weight)
-            landmark = losses.landmark_loss(landmarks, batch.landmarks)
-            mouth = losses.mouth_loss(landmarks @ to_mouth, batch.landmarks @ to_mouth)
-            loss = picture + gradient + LANDMARK_WEIGHT * (landmark + mouth)
+            landmark = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
+            loss = picture + gradient + LANDMARK_WEIGHT * landmark
             if schedule.progress >= DISCRIMINATOR_FROM:
                 real_mouth = real[..., *maps.crop]
                 generated_mouth = generated[..., *maps.crop]
@@ -124,6 +125,18 @@ def train(state: TrainState, datasets: list[VoiceDataset], schedule: Schedule):
             schedule.advance(time.monotonic() - begun)
             bar.set_postfix_str(f"step {schedule.step}, picture {picture.item():.4f}", False)
             bar.update(int(100 * schedule.progress) - bar.n)
+
+
+@torch.inference_mode()
+def keep_voices(model: LipUNet, datasets: list[VoiceDataset]) -> Voices:
+    """Sounds of all speakers, for trainings to rehearse."""
+    features = []
+    landmarks = []
+    batches = mixed_batches(datasets, 0, SEED + 1)
+    for batch in itertools.islice(batches, KEPT_SOUNDS // EXTRA_SOUNDS):
+        features.append(model.audio_features(batch.extra_mel.to(model.mel_mean.device)).cpu())
+        landmarks.append(batch.landmarks)
+    return Voices(torch.cat(features), torch.cat(landmarks))
 
 
 # -- how good is it? -------------------------------------------------------------------------------
@@ -195,7 +208,9 @@ def main(args: argparse.Namespace):
 
     # 4. write
     output = Path(args.output)
-    save_base(output, state, f"{count} clips of {len(learned)} speakers, {minutes:.0f} minutes")
+    kept = keep_voices(state.averaged, datasets)
+    about = f"{count} clips of {len(learned)} speakers, {minutes:.0f} minutes"
+    save_base(output, state.averaged, state.discriminator, kept, about)
     say(f"{output}: to train from it, name it in BASE at the top of train.py")
 
 

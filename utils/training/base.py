@@ -1,37 +1,69 @@
 """The base: a network that has heard and seen many people, from which a training starts.
 
-    model, model_args    the network of utils.pretrain, float16
+    model                the network of utils.pretrain, float16
     discriminator        the discriminator, float16
+    voices               sounds of the people it was learned from, see Voices
     contract             constants it was trained with
     about                what it was learned from, for people
+
+Who learns one voice forgets others, so a training rehearses: at each step it is also asked for the
+mouths of the base's own people (rehearsal, Robins 1995). What is kept of their sounds cannot be
+listened to: the features of windows of 0.64 s in random order, after the audio encoder's
+convolutions, which stay as they are in a training for that reason.
 """
 
 import hashlib
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from models.discriminator import Discriminator
+from models.unet import LipUNet
 from utils.cli import UserError
 from utils.contract import CONTRACT
 from utils.storage import check_contract, reading, write_atomically
 from utils.training.checkpoint import checked_tensors
-from utils.training.state import TrainState
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "base.pth"
-SHIPPED_SHA256 = ""
+SHIPPED_SHA256 = "4c9d258680ddc1f4460ad79d9950ab39202894272a3e23ac7ec7f64058abb84b"
 # Of the person, not of the base: where the landmarks of this face lie, and how far they move.
 PERSONAL = ("landmark_pose_fit", "landmark_std")
+COMPONENTS = 24          # principal components of the features that are kept
+LANDMARK_STEPS = 8       # of the int8 landmarks in a unit: up to 16 units
 FREE = ("face_size", "template")  # of the contract: convolutions fit any size
 
 
-def save_base(path: Path, state: TrainState, about: str):
-    """Write the averaged network and the discriminator as a base."""
+class Voices(NamedTuple):
+    """Sounds of many people, and the mouths that made them.
+
+    features (V, 16, 192) float32, of AudioEncoder.features(). landmarks (V, 130) float32,
+    normalised.
+    """
+
+    features: Tensor
+    landmarks: Tensor
+
+    def draw(self, count: int) -> "Voices":
+        """`count` of them at random."""
+        chosen = torch.randint(len(self.features), (count,))
+        return Voices(self.features[chosen], self.landmarks[chosen])
+
+
+def save_base(
+    path: Path,
+    model: LipUNet,
+    discriminator: Discriminator,
+    voices: Voices,
+    about: str,
+):
+    """Write a base, whole or not at all."""
     content = {
-        "model": _halved(state.averaged.state_dict()),
-        "model_args": state.model.model_args,
-        "discriminator": _halved(state.discriminator.state_dict()),
+        "model": _halved(model.state_dict()),
+        "discriminator": _halved(discriminator.state_dict()),
+        "voices": _compressed(voices),
         "contract": CONTRACT,
         "about": about,
     }
@@ -42,10 +74,10 @@ def save_base(path: Path, state: TrainState, about: str):
 
 
 def load_base(path: Path) -> dict[str, Any]:
-    """Content of a base file, in float32.
+    """Content of a base file, in float32; "voices" are Voices.
 
-    Raises UserError if it is missing, damaged or made with other constants. It opens with
-    weights_only=True: a file from a stranger runs no code.
+    Raises UserError if it is missing, damaged, of another network or made with other constants. It
+    opens with weights_only=True: a file from a stranger runs no code.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
@@ -56,23 +88,48 @@ def load_base(path: Path) -> dict[str, Any]:
         base = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         check_contract({**base["contract"], **{key: CONTRACT[key] for key in FREE}},
                        f"{path} was trained", UserError)
-        for name in ("model", "discriminator"):
-            base[name] = {key: _widened(value) for key, value in base[name].items()}
+        networks = {"model": LipUNet(), "discriminator": Discriminator()}
+        for name, network in networks.items():
+            weights = {key: _widened(value) for key, value in base[name].items()}
+            base[name] = checked_tensors(weights, network.state_dict())
+        base["voices"] = _expanded(base["voices"])
     return base
 
 
-def start_from(base: dict[str, Any], state: TrainState):
-    """Put the base's weights in place of those of a new state, but for what is the person's.
+def start_from(base: dict[str, Any], model: LipUNet):
+    """Put the base's weights in place of those of a new network, but for what is the person's."""
+    own = {name: getattr(model, name) for name in PERSONAL}
+    model.load_state_dict({**base["model"], **own})
 
-    Raises ValueError if they are of another network.
+
+def freeze_features(model: LipUNet):
+    """Keep the convolutions of the audio encoder as they are: the features of the voices are of
+    them.
     """
-    own = state.model.state_dict()
-    wanted = {**base["model"], **{name: own[name].cpu() for name in PERSONAL}}
-    weights = checked_tensors(wanted, own)
-    for network in (state.model, state.averaged):
-        network.load_state_dict(weights)
-    expected = state.discriminator.state_dict()
-    state.discriminator.load_state_dict(checked_tensors(base["discriminator"], expected))
+    encoder = model.audio_encoder
+    for module in (encoder.conv1, encoder.norm1, encoder.conv2, encoder.norm2):
+        module.requires_grad_(False)
+
+
+def _compressed(voices):
+    """Features as int8 coefficients of their principal components, landmarks as int8."""
+    flat = voices.features.flatten(0, 1)                                 # (16 V, 192)
+    mean = flat.mean(dim=0)
+    _, _, components = torch.pca_lowrank(flat - mean, COMPONENTS)        # (192, C)
+    coefficients = (flat - mean) @ components                            # (16 V, C)
+    scale = coefficients.abs().amax(dim=0) / 127                         # (C,)
+    codes = (coefficients / scale).round().to(torch.int8)
+    landmarks = (voices.landmarks * LANDMARK_STEPS).round().clamp(-127, 127)
+    return {
+        "codes": codes.unflatten(0, voices.features.shape[:2]),          # (V, 16, C)
+        "components": components * scale,                                # (192, C)
+        "mean": mean,
+        "landmarks": landmarks.to(torch.int8)}
+
+
+def _expanded(voices):
+    features = voices["codes"].float() @ voices["components"].T + voices["mean"]
+    return Voices(features, voices["landmarks"].float() / LANDMARK_STEPS)
 
 
 def _halved(tensors):

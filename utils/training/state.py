@@ -15,8 +15,9 @@ from utils.contract import CONTRACT
 from utils.dataset.batches import LipDataset
 from utils.storage import Meta
 from utils.training import distributed
+from utils.training.base import Voices, freeze_features
 from utils.training.checkpoint import checked_tensors
-from utils.training.device import to_channels_last
+from utils.training.device import to_channels_last, to_device
 
 
 @dataclass
@@ -54,10 +55,10 @@ class TrainState:
 
     model: the generator as it is trained. averaged: the network with the exponential moving average
     of its weights, which is validated, shown and kept; ema keeps it up to date. ema_decay: share of
-    the average that each step keeps. audio_lr_share: what the audio branch gets of the learning
-    rate. generator_ddp, discriminator_ddp: model and discriminator wrapped such that backward()
-    averages the gradients of several processes; without a backward() to average, the discriminator
-    is used as it is.
+    the average that each step keeps. voices: other people's, of the base that the training started
+    from, to rehearse; None without a base. generator_ddp, discriminator_ddp: model and
+    discriminator wrapped such that backward() averages the gradients of several processes; without
+    a backward() to average, the discriminator is used as it is.
     """
 
     def __init__(
@@ -66,23 +67,28 @@ class TrainState:
         device: torch.device,
         ema_decay: float,
         weight_decay: float,
-        audio_lr_share: float = 1.0,
+        base: dict[str, Any] | None = None,
         compile_model: bool = False,
     ):
         self.device = device
+        self.voices: Voices | None = None
         self.model = to_channels_last(model, device)
         self.ema = AveragedModel(self.model, multi_avg_fn=ema_update(ema_decay))
         self.ema.eval().requires_grad_(False)
         # the network that is validated, shown and kept
         self.averaged: LipUNet = self.ema.module  # type: ignore[assignment]
         self.discriminator = to_channels_last(Discriminator(), device)
+        if base:
+            self.voices = to_device(base["voices"], device)
+            self.discriminator.load_state_dict(base["discriminator"])
+            freeze_features(self.model)
         if compile_model:
             self.model.compile()
         self.generator_ddp = distributed.wrap_ddp(self.model)
         self.discriminator_ddp = distributed.wrap_ddp(self.discriminator)
         # the learning rate is set at each step
         self.optimizer = AdamW(
-            _groups(self.model, audio_lr_share),
+            self.model.parameters(),
             weight_decay=weight_decay,
             fused=True,
         )
@@ -109,8 +115,8 @@ class TrainState:
         for name in ("model", "discriminator"):
             network = getattr(self, name)
             network.load_state_dict(checked_tensors(saved[name], network.state_dict()))
-        _load_optimizer(self.optimizer, saved["optimizer"])
-        _load_optimizer(self.optimizer_d, saved["optimizer_d"])
+        _load_optimizer(self.optimizer, self.model, saved["optimizer"])
+        _load_optimizer(self.optimizer_d, self.discriminator, saved["optimizer_d"])
         self.ema.n_averaged.fill_(step)
 
 
@@ -140,6 +146,7 @@ def make_checkpoint(state: TrainState, progress: Progress, meta: Meta) -> dict[s
         "settings": asdict(progress.settings),
         "contract": CONTRACT,
         "history": progress.history,
+        "base": state.voices is not None,
         "data": {"id": meta.id, "clip": Path(meta.source.path).name},
     }
 
@@ -187,17 +194,9 @@ def ema_update(decay: float) -> Any:
     return update
 
 
-def _groups(model, audio_lr_share):
-    """Weights by the share of the learning rate that they get: the audio branch has its own."""
-    audio = [*model.audio_encoder.parameters(), *model.landmark_head.parameters()]
-    known = set(audio)
-    rest = [weight for weight in model.parameters() if weight not in known]
-    return [{"params": rest, "lr_share": 1.0}, {"params": audio, "lr_share": audio_lr_share}]
-
-
-def _load_optimizer(optimizer, saved):
+def _load_optimizer(optimizer, network, saved):
     """Load the optimizer's averages; its settings are those of the code, not of the file."""
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    weights = list(network.parameters())
     state = {}
     for k, averages in saved.items():
         expected = {

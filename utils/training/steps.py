@@ -43,17 +43,14 @@ def realism_losses(
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> float:
-    """One step down the loss, each group of weights at its "lr_share" of the rate. Returns the norm
-    of the gradient before it is clipped; if it is not finite nothing is changed, and the log stops
-    the training.
+    """One step down the loss. Returns the norm of the gradient before it is clipped; if it is not
+    finite nothing is changed, and the log stops the training.
     """
-    weights = []
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_share", 1)
-        weights += group["params"]
+    group = optimizer.param_groups[0]
+    group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(weights, CLIP_NORM).item()
+    norm = torch.nn.utils.clip_grad_norm_(group["params"], CLIP_NORM).item()
     if math.isfinite(norm):
         optimizer.step()
     return norm
