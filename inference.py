@@ -3,7 +3,8 @@
 Reads   checkpoints/best.pth       from train.py
         data/                      from preprocess.py: the footage to speak; any clip of the person
                                    trained on
-        sound or video files       the speeches; of a folder all sound files
+        sound or video files       the speeches; of a folder all sounds, or all videos if it has
+                                   none, but not the footage itself
 Writes  data/pred/<speech>/000000.png ...  168x84 RGB, one per 1/25 s of speech
         data/pred/<speech>/meta.json       the source frame of each, and what they were made from;
                                            written last
@@ -20,21 +21,24 @@ Next    python reapply_faces.py
 
 import argparse
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from tqdm import tqdm
 
 from utils import audio, cli, storage
 from utils.cli import UserError, say
-from utils.contract import FPS, SOUND_ENDINGS, lower_face_path
+from utils.contract import FPS, lower_face_path
 from utils.dataset.clip import Clip
 from utils.generate import (
     generate_lower_faces,
     load_speaker,
     pingpong,
     read_driving,
+    seen_span,
     turning_points,
 )
+from utils.media.find import find_media
 from utils.media.pixels import encode_png
 from utils.media.reader import probe
 from utils.prefetch import prefetch
@@ -44,16 +48,18 @@ BATCH_SIZE = 16         # pictures that the network draws at a time
 # ------------------------------------------------------------------------------------------------
 
 
-def find_speeches(given: list[str]) -> dict[str, Path]:
+def find_speeches(given: list[str], footage: Collection[str]) -> dict[str, Path]:
     """Speeches {name: path} of the files and folders given, or of the only sound in input/.
 
-    Raises UserError if there are none, one has no sound or two have one name.
+    footage: names of the files that data/ was made from, which may lie in input/ too and are no
+    speech. Raises UserError if there are none, one has no sound or two have one name.
     """
     paths = []
     for path in map(Path, given):
-        paths += storage.find_files(path, SOUND_ENDINGS) if path.is_dir() else [path]
+        paths += _speeches_in(path, footage) if path.is_dir() else [path]
     if not given:
-        paths = [storage.only_file("input", SOUND_ENDINGS, "sound", "python inference.py")]
+        found = _speeches_in(Path("input"), footage)
+        paths = [storage.only_file(found, "input", "sound", "python inference.py")]
     if not paths:
         raise UserError(f"no sound files in {' '.join(given)}; put some there, or name them: "
                         "python inference.py AUDIO")
@@ -70,6 +76,15 @@ def find_speeches(given: list[str]) -> dict[str, Path]:
             raise _no_sound(path)
         speeches[name] = path
     return speeches
+
+
+def _speeches_in(folder, footage):
+    """The sounds in a folder, or the videos if it has none, without the footage."""
+    for kind in ("sound", "video"):
+        found = [path for path in find_media(folder, kind) if path.name not in footage]
+        if found:
+            break
+    return found
 
 
 def _no_sound(path):
@@ -99,11 +114,14 @@ def _draw(speaker, order, mel, folder, name):
 
 def main(args: argparse.Namespace):
     """Speak every speech: draw its lower faces and write down what they are for."""
-    # 1. the speeches, the footage to speak on, and the network that learned this person's mouth
-    speeches = find_speeches(args.audio)
+    # 1. the footage to speak on, the speeches, and the network that learned this person's mouth
     clip = Clip(args.data)
-    seconds = clip.frames / FPS
-    if not 0 <= args.start < seconds:
+    speeches = find_speeches(args.audio, clip.meta.files)
+    start, last = seen_span(clip.track, clip.meta.shown_frames)
+    seconds = clip.meta.shown_frames / FPS
+    if args.start is not None:
+        start = int(args.start * FPS) if 0 <= args.start < seconds else -1
+    if start < 0:
         raise UserError(f"--start {args.start:g} is outside the footage, which lasts "
                         f"{seconds:.2f} s; name a second in it and run the same command again")
     speaker, saved = load_speaker(args.checkpoint, clip, args.device)
@@ -112,7 +130,7 @@ def main(args: argparse.Namespace):
         say(f"note: trained on {saved['data']['clip']!r}, speaking on {footage}; "
             "that works if it is the same person")
     network = {"path": str(Path(args.checkpoint).resolve()), "epoch": saved["epoch"]}
-    low, high = turning_points(clip.track)
+    low, high = turning_points(clip.track, clip.meta.shown_frames)
 
     unfinished = clip.data / "inference.new"
     pred = clip.data / "pred"
@@ -122,7 +140,11 @@ def main(args: argparse.Namespace):
             # 2. the sound as the network hears it, and the source frames on which it is spoken
             mel = _read_mel(speech)
             count = len(mel) // audio.ROWS_PER_FRAME
-            order = pingpong(count, clip.frames, int(args.start * FPS), low, high)
+            order = pingpong(count, last, start, low, high)
+            unseen = count - clip.track.valid[order].sum()
+            if unseen:
+                say(f"note: {unseen / FPS:.1f} s of {name} fall on frames in which no mouth is "
+                    "seen; they stay as they are")
 
             # 3. a mouth for each of them, in a folder beside what was there before
             _draw(speaker, order, mel, unfinished, name)
@@ -159,9 +181,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--start",
         type=float,
-        default=0,
         metavar="SECOND",
-        help="of the footage, at which each speech begins (default: 0)"
+        help="of the footage, at which each speech begins (default: where the face is first seen)"
     )
     return parser.parse_args(argv)
 

@@ -1,6 +1,7 @@
 """Step 1 of 4: one person's video -> aligned faces and mel features, one of each per frame.
 
-Reads   a video of one person speaking (best 2-5 minutes), any size, codec and frame rate
+Reads   a video of one person speaking (best 2-5 minutes), any size, codec and frame rate; or
+        several takes, all to learn from and one to be rendered
 Writes  data/face/000000.png ...   168x168 RGB, the face without head movement, 25 a second
         data/audio/000000.npy ...  float32 (4, 80), the log-mel of the same 1/25 s; one per picture
         data/detail/000123.png ... the lower half of a few frames as the video has it, for beard
@@ -12,7 +13,8 @@ A run builds beside the old data and swaps it in at the end: a video that fails 
 as it was. Predictions made from the old data are dropped; finished videos in data/result/ stay.
 
 Run     python preprocess.py              the only video in input/
-        python preprocess.py VIDEO [--data data] [--face N] [--av-offset MS|auto|off]
+        python preprocess.py VIDEO ... [--data data] [--face N] [--take N] [--sound FILE]
+                             [--track N] [--av-offset MS|auto|off]
 Next    python train.py
 """
 
@@ -20,7 +22,6 @@ import argparse
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -28,39 +29,54 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from utils import av_sync, cli, contract, footage_report, storage
-from utils.av_sync import Offset, Synchronised
+from utils import cli, contract, footage_report, storage
+from utils.audio import fit_length
+from utils.av_sync import Synchronised
 from utils.cli import DataError, UserError, say
-from utils.compositing.detail import choose_detail_frames
-from utils.contract import CONTRACT, FPS, MIN_FRAMES, SAMPLE_RATE
-from utils.face.geometry import Affine, align, source_box
-from utils.face.occlusion import THUMBNAIL_SHAPE, mouth_thumbnail, occluded_frames
-from utils.face.tracking import track_face
+from utils.contract import CONTRACT, ROWS_PER_FRAME
+from utils.footage_faces import WrittenFaces, find_faces, write_faces
 from utils.footage_report import FaceStatistics, Finding, face_scales
-from utils.media.pixels import encode_png
-from utils.media.reader import Frame, Losses, probe, read_frames, read_sound
-from utils.storage import Source, Track, remove_tree
+from utils.footage_sound import on_disk, read_speech, synchronise
+from utils.media.find import find_media
+from utils.media.reader import probe
+from utils.storage import Source, remove_tree
+from utils.usable_frames import (
+    Flaws,
+    cut_off_frames,
+    frozen_frames,
+    unrecorded_frames,
+)
 
 # --------------------------------------------------------------------------------------------------
-FEWEST_FACES_SHARE = 0.5  # of the frames must show a face, or the video is refused
-FEW_FACES_SHARE = 0.9     # of the frames: if fewer show a face, a note says so
-QUIET_PEAK = 1e-4         # of 1: a sound that never gets louder counts as missing
-SAID_LOSS_S = 0.5         # a longer piece missing at the end is worth a note
 MOST_OFFSET_MS = 5000     # by which --av-offset may move the sound
 # --------------------------------------------------------------------------------------------------
 
 
-class WrittenFaces(NamedTuple):
-    """The aligned faces, and what was noted while they were written."""
+class Take(NamedTuple):
+    """What one video gives, or several of them one after the other."""
 
-    track: Track  # occluded frames are not valid any more
-    size: tuple[int, int]  # (width, height) of a source frame, px
-    statistics: FaceStatistics
-    occluded: np.ndarray  # (N,) bool: something is in front of the mouth
-    detail: list[int]  # frames whose lower half was kept at full size
+    faces: WrittenFaces
+    synchronised: Synchronised
+    flaws: Flaws
 
 
 # -- 1. the video ----------------------------------------------------------------------------------
+def choose_videos(args: argparse.Namespace) -> list[Path]:
+    """The takes to learn from, the one that is rendered first. UserError if that cannot be."""
+    videos = [Path(video) for video in args.video]
+    if not videos:
+        found = find_media(Path("input"), "video")
+        videos = [storage.only_file(found, "input", "video", "python preprocess.py")]
+    if args.take > len(videos):
+        raise UserError(f"--take {args.take} was asked for, but {len(videos)} videos were named; "
+                        "run: python preprocess.py VIDEO VIDEO --take N with a lower N")
+    if args.sound and len(videos) > 1:
+        raise UserError("--sound is for one video, but several were named; put the sound into "
+                        "each of them, and run: python preprocess.py VIDEO VIDEO")
+    videos.insert(0, videos.pop(args.take - 1))
+    return videos
+
+
 def check_picture(video: Path):
     """Raise DataError if the file has no picture."""
     about = probe(video)
@@ -69,31 +85,6 @@ def check_picture(video: Path):
         raise DataError(f"{video} has no picture that can be read{sound}; expected a video of one "
                         "person's face. If it is one, it is damaged: copy it again or convert it "
                         "to mp4")
-
-
-def read_speech(video: Path) -> np.ndarray:
-    """Sound of the video, (samples,) float32 at 16 kHz, from the moment of its first picture on.
-
-    Mapped from a temporary file: the sound of an hour takes 230 MB. Raises DataError if there is
-    none, or nothing but silence.
-    """
-    losses = Losses()
-    sound = read_sound(video, SAMPLE_RATE, video_start=True, losses=losses)
-    if sound is None or not len(sound):
-        raise DataError(f"{video} has no sound that can be decoded; the mouth is learnt from sound "
-                        "and picture together. Take a video with sound")
-    if losses.packets:
-        say(f"note: the sound is damaged: {losses.packets} packets could not be used, "
-            "silence stands in their place")
-    peak = max(sound.max(), -sound.min())
-    if peak < QUIET_PEAK:
-        raise DataError(f"the sound of {video} is silent (peak {peak:.6f} of 1); "
-                        "take a video in which the person is heard")
-    scratch = tempfile.TemporaryFile()  # noqa: SIM115 - it goes when the last reference does
-    with cli.naming_errors(tempfile.gettempdir()):
-        scratch.write(sound.data)
-        scratch.flush()
-    return np.memmap(scratch, np.float32, "r", shape=len(sound))
 
 
 def check_replaceable(data: Path):
@@ -108,112 +99,49 @@ def check_replaceable(data: Path):
                         "move it away or run: python preprocess.py VIDEO --data ANOTHER_FOLDER")
 
 
-# -- 2. the faces ----------------------------------------------------------------------------------
-def find_faces(video: Path, number: int) -> Track:
-    """The face of person `number` in each frame of the video.
-
-    Raises DataError if the video is too short or shows too few faces, UserError if it does not
-    show so many people.
-    """
-    losses = Losses()
-    frames = read_frames(video, losses=losses)
-    bar = tqdm(frames, total=probe(video).frames, desc="1/3 finding the face", unit="frame")
-    track, people = track_face((frame.rgb() for frame in bar), number)
-    seconds = len(track) / FPS
-    say_changes(next(read_frames(video, stop=1)))
-    say_losses(losses, seconds)
-    if len(track) < MIN_FRAMES:
-        raise DataError(f"{video} has only {len(track)} frames ({seconds:.2f} s) that can be "
-                        f"decoded, at least {MIN_FRAMES} ({MIN_FRAMES / FPS:.0f} s) are needed",
-                        video="LONGER_VIDEO")
-    most = max(people)
-    if number > max(1, most):
-        raise UserError(f"--face {number} was asked for, but {most} faces are in {video}; "
-                        "run: python preprocess.py VIDEO --face N with a lower N")
-    if most > 1:
-        say(f"note: up to {most} faces are in the picture; number {number} was followed (1 is the "
-            "largest and longest seen of each shot); for another run: python preprocess.py VIDEO "
-            "--face N")
-    found = track.valid.mean()
-    if found < FEWEST_FACES_SHARE:
-        raise DataError(f"a face was found in {found:.0%} of the frames of {video}, at least "
-                        f"{FEWEST_FACES_SHARE:.0%} are needed; take a video in which one face "
-                        "looks at the camera")
-    if found < FEW_FACES_SHARE:
-        say(f"note: a face was found in only {found:.0%} of the frames; the others are never "
-            "trained on")
-    return track
+# -- 2. faces and sound ----------------------------------------------------------------------------
+def prepare(
+    video: Path, sound: np.ndarray, args: argparse.Namespace, new: Path, start: int
+) -> Take:
+    """Faces and sound of a video whose frames are numbered from `start` on."""
+    track = find_faces(video, args.face)
+    faces = write_faces(video, track, new, start)
+    track = faces.track
+    synchronised = synchronise(sound, track, args.av_offset, video if args.sound else None)
+    *_, changes = faces.statistics.curves()
+    flaws = Flaws(
+        unrecorded=unrecorded_frames(synchronised.sound, len(track)),
+        frozen=frozen_frames(changes),
+        cut_off=cut_off_frames(track, faces.size)
+    )
+    flaws.say(track.valid)
+    track = replace(track, usable=track.valid & ~np.any(flaws, axis=0))
+    return Take(faces._replace(track=track), synchronised, flaws)
 
 
-def say_changes(frame: Frame):
-    """Say what reading does to the shape of the source's pictures, of which `frame` is one."""
-    quarters, flipped = frame.turns
-    turned = [f"turned by {-90 * quarters % 360} degrees"] * bool(quarters)
-    changes = turned + ["mirrored"] * flipped
-    if changes:
-        say(f"note: the picture is {' and '.join(changes)}, as the file asks")
-    picture = frame.picture
-    odd = ["row"] * (picture.height % 2) + ["column"] * (picture.width % 2)
-    if odd:
-        say(f"note: of {picture.width}x{picture.height} pixels the last {' and '.join(odd)} is "
-            "left out: video needs even sizes")
-
-
-def say_losses(losses: Losses, seconds: float):
-    """Say what of the source was lost; seconds: what was read."""
-    if losses.packets:
-        say(f"note: the file is damaged: {losses.packets} packets could not be used and the last "
-            f"{losses.seconds:.1f} s are missing; {seconds:.1f} s were saved")
-    elif losses.seconds > SAID_LOSS_S:
-        say(f"note: the file announces {losses.seconds:.1f} s more than its picture lasts (it was "
-            f"cut short, or its sound goes on); {seconds:.1f} s were used")
-
-
-def write_faces(video: Path, track: Track, new: Path) -> WrittenFaces:
-    """Write the aligned face of each frame to new/face/, and a few lower halves to new/detail/."""
-    frames = len(track)
-    height, width, _ = next(read_frames(video)).rgb().shape
-    detail = choose_detail_frames(track, (height, width))
-    scales = face_scales(track)
+def join(takes: list[Take]) -> Take:
+    """The takes one after the other. Only the first one is rendered."""
+    if len(takes) == 1:
+        return takes[0]
+    faces, synchronised, flaws = zip(*takes, strict=True)
+    tracks = [one.track for one in faces]
     statistics = FaceStatistics()
-    # One array: small ones would each settle where a large picture was, and the next large picture
-    # would find no room there.
-    thumbnails = np.empty((frames, *THUMBNAIL_SHAPE), np.uint8)
-
-    pictures = read_frames(video, stop=frames)
-    bar = tqdm(pictures, total=frames, desc="2/3 aligning faces", unit="frame")
-    for i, frame in enumerate(bar):
-        rgb = frame.rgb()
-        affine = Affine(track.transform[i])
-        aligned = align(rgb, affine)
-        contract.face_path(new, i).write_bytes(encode_png(aligned))
-        statistics.add(aligned, scales[i])
-        thumbnails[i] = mouth_thumbnail(aligned)
-        if i in detail:
-            box = source_box(affine, rgb.shape)
-            contract.detail_path(new, i).write_bytes(encode_png(rgb[box.slices]))
-
-    occluded = occluded_frames(thumbnails, track)
-    if occluded.any():
-        say(f"note: something is in front of the mouth in {occluded.sum()} frames (the first at "
-            f"{occluded.argmax() / FPS:.1f} s); they are neither trained on nor changed")
-    track = replace(track, valid=track.valid & ~occluded)
-    kept = detail[~occluded[detail]].tolist()
-    return WrittenFaces(track, (width, height), statistics, occluded, kept)
-
-
-# -- 3. the sound ----------------------------------------------------------------------------------
-def synchronise(sound: np.ndarray, track: Track, choice: str | int) -> Synchronised:
-    """The sound moved to where it belongs, with notes. choice: as --av-offset."""
-    seconds = len(sound) / SAMPLE_RATE
-    wanted = len(track) / FPS
-    if abs(seconds - wanted) >= 0.5 / FPS:
-        change = "was padded with silence" if seconds < wanted else "was cut"
-        say(f"note: the sound lasts {seconds:.2f} s, the picture {wanted:.2f} s: "
-            f"the sound {change}")
-    synchronised = av_sync.synchronise(sound, track, choice)
-    say(f"note: {synchronised.offset}")
-    return synchronised
+    for one in faces:
+        statistics.rows += one.statistics.rows
+    sounds = [fit_length(one.sound, len(one.mel) // ROWS_PER_FRAME) for one in synchronised]
+    return Take(
+        faces[0]._replace(
+            track=storage.join_tracks(tracks),
+            statistics=statistics,
+            occluded=np.concatenate([one.occluded for one in faces])
+        ),
+        Synchronised(
+            on_disk(sounds),
+            np.concatenate([one.mel for one in synchronised]),
+            synchronised[0].offset
+        ),
+        Flaws(*map(np.concatenate, zip(*flaws, strict=True)))
+    )
 
 
 def write_mel(mel: np.ndarray, new: Path):
@@ -223,23 +151,36 @@ def write_mel(mel: np.ndarray, new: Path):
         np.save(contract.mel_path(new, i), block)
 
 
-# -- 4. meta.json, into place ----------------------------------------------------------------------
+# -- 3. meta.json, into place ----------------------------------------------------------------------
 def describe(
     args: argparse.Namespace,
-    source: Source,
-    faces: WrittenFaces,
-    offset: Offset,
+    sources: list[Source],
+    take: Take,
+    shown_frames: int,
     report: list[Finding]
 ) -> dict:
-    """Content of meta.json: what storage.Meta reads, and what a curious person may want."""
+    """Content of meta.json: what storage.Meta reads, and what a curious person may want.
+
+    sources: of the takes. shown_frames: of the first of them.
+    """
+    faces = take.faces
     track = faces.track
+    offset = take.synchronised.offset
+    sound = storage.identify_source(Path(args.sound)) if args.sound else None
+    source, *others = [one.sha256 for one in [*sources, sound] if one]
+    made_of = json.dumps([source, CONTRACT, *others])
     return {
-        "source": asdict(source),
+        "source": asdict(sources[0]),
+        "other_takes": [asdict(one) for one in sources[1:]],
+        "sound": asdict(sound) if sound else None,
+        "track": args.track,
         "contract": CONTRACT,
         "options": {"face": args.face, "av_offset": args.av_offset},
         "frames": len(track),
+        "shown_frames": shown_frames,
+        "usable": int(track.usable.sum()),
         "size": faces.size,
-        "id": hashlib.sha256(json.dumps([source.sha256, CONTRACT]).encode()).hexdigest()[:16],
+        "id": hashlib.sha256(made_of.encode()).hexdigest()[:16],
         "av_offset_ms": offset.applied_ms,
         "av_offset_found": {"ms": offset.late_ms, "confidence": offset.confidence},
         "quality": {row.name: [row.found, row.verdict] for row in report},
@@ -269,36 +210,38 @@ def main(args: argparse.Namespace):
     data = Path(args.data)
 
     # 1. which video, and has it picture and sound?
-    if args.video:
-        video = Path(args.video)
-    else:
-        video = storage.only_file("input", contract.VIDEO_ENDINGS, "video", "python preprocess.py")
-    check_picture(video)
-    sound = read_speech(video)
+    videos = choose_videos(args)
+    for video in videos:
+        check_picture(video)
+    sounds = [read_speech(video, args.sound, args.track) for video in videos]
     check_replaceable(data)
 
     with cli.write_lock(data):
-        source = storage.identify_source(video)
+        sources = [storage.identify_source(video) for video in videos]
         new = data / "preprocess.new"
         remove_tree(new)  # what an interrupted run has left
         for name in ("face", "detail", "audio"):
             (new / name).mkdir(parents=True)
 
-        # 2. the face in every frame, then the aligned pictures
-        track = find_faces(video, args.face)
-        faces = write_faces(video, track, new)
-        storage.write_track(new / "track.npz", faces.track)
+        # 2. the face in every frame, the aligned pictures, the sound moved to where it belongs
+        takes: list[Take] = []
+        for video, sound in zip(videos, sounds, strict=True):
+            start = sum(len(take.faces.track) for take in takes)
+            takes.append(prepare(video, sound, args, new, start))
+        take = join(takes)
+        faces, synchronised, flaws = take
 
-        # 3. the sound of every frame, moved to where it belongs
-        synchronised = synchronise(sound, faces.track, args.av_offset)
+        # 3. the files of every frame
+        storage.write_track(new / "track.npz", faces.track)
         write_mel(synchronised.mel, new)
 
         # 4. is it good footage, what was made from what, and into place
-        report = footage_report.findings(faces.track, faces.statistics, synchronised)
+        report = footage_report.findings(faces.track, faces.statistics, synchronised, flaws)
         worst = footage_report.worst_frames(faces.track, faces.statistics, faces.occluded)
-        footage_report.draw(new, video.name, report, worst)
-        say(footage_report.table(video.name, report))
-        meta = describe(args, source, faces, synchronised.offset, report)
+        title = ", ".join(video.name for video in videos)
+        footage_report.draw(new, title, report, worst)
+        say(footage_report.table(title, report))
+        meta = describe(args, sources, take, len(takes[0].faces.track), report)
         storage.write_json(new / "meta.json", meta)
         swap_in(new, data)
 
@@ -321,7 +264,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Options of the command line."""
     parser = cli.parser(__doc__, "data")
     parser.add_argument(
-        "video", nargs="?", metavar="VIDEO", help="the video (default: the only one in input/)"
+        "video",
+        nargs="*",
+        metavar="VIDEO",
+        help="the video, or several takes of the person (default: the only one in input/)"
     )
     parser.add_argument(
         "--face",
@@ -329,6 +275,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=1,
         metavar="N",
         help="which person, if there are several: 1 is the largest and longest seen (default: 1)"
+    )
+    parser.add_argument(
+        "--take",
+        type=cli.positive(int),
+        default=1,
+        metavar="N",
+        help="which of several videos is rendered; the others are only learned from (default: 1)"
+    )
+    parser.add_argument(
+        "--sound", metavar="FILE", help="the sound, if it was recorded apart from the picture"
+    )
+    parser.add_argument(
+        "--track",
+        type=cli.positive(int),
+        metavar="N",
+        help="which sound track, if there are several (default: the first with a voice)"
     )
     parser.add_argument(
         "--av-offset",

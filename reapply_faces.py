@@ -17,6 +17,7 @@ Run     python reapply_faces.py [--data data] [--preview SECONDS] [--sound FILE]
 """
 
 import argparse
+import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,7 @@ CRF = 18                      # quality of the H.264: lower is better, 18 looks 
 PRESET = "veryfast"           # of libx264: slower presets make smaller files
 SOUND_TOLERANCE_FRAMES = 2.5  # --sound may be this much off the length of the speech
 LENGTH_RATE_HZ = 1000         # at which the length of --sound is measured: an hour of it is small
+MOST_NAME_BYTES = 235         # of a result's name; file systems take 255, with ".preview.mp4.tmp"
 # --------------------------------------------------------------------------------------------------
 
 
@@ -74,7 +76,7 @@ def read_prediction(folder: Path, meta: Meta) -> Prediction:
     path = folder / "meta.json"
     made = storage.read_json(path, PredictionError)
     with storage.reading(path, PredictionError):
-        sound = Path(made["sound"])
+        sound = storage.find_moved(made["sound"], made["sound_sha256"], folder.parents[1])
         order = np.array(made["source_frames"])
         are_numbers = order.ndim == 1 and order.dtype.kind == "i"
         if not are_numbers or order.min() < 0 or order.max() >= meta.frames:
@@ -85,7 +87,7 @@ def read_prediction(folder: Path, meta: Meta) -> Prediction:
         )
     if not os.path.isfile(sound):
         raise PredictionError(f"the speech {sound} is gone; put it back, or speak another")
-    if storage.identify_source(sound).sha256 != made.get("sound_sha256"):
+    if storage.identify_source(sound).sha256 != made["sound_sha256"]:
         raise PredictionError(f"{sound} has changed since {folder} was made from it")
     return Prediction(folder, order, sound)
 
@@ -101,7 +103,8 @@ def output_paths(
         )
     result = Path(args.data) / "result"
     ending = ".preview.mp4" if args.preview else ".mp4"
-    paths = [result / f"{clip.stem}--{made.folder.name}{ending}" for made in predictions]
+    names = [result_name(clip.stem, made.folder.name) for made in predictions]
+    paths = [result / f"{name}{ending}" for name in names]
     if args.output:
         paths = [Path(args.output)]
     inputs = {
@@ -118,6 +121,23 @@ def output_paths(
                 f"--output {path} is {found[0]}; name a new mp4 file and run the same command again"
             )
     return paths
+
+
+def result_name(clip: str, speech: str) -> str:
+    """Name of a video, without its ending; parts too long for file systems end in a hash of all."""
+    name = f"{clip}--{speech}"
+    if len(os.fsencode(name)) <= MOST_NAME_BYTES:
+        return name
+    return f"{_shortened(clip)}--{_shortened(speech)}"
+
+
+def _shortened(text):
+    content = os.fsencode(text)
+    most = MOST_NAME_BYTES // 2 - 1
+    if len(content) <= most:
+        return text
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    return content[:most - 9].decode(errors="ignore") + "-" + digest
 
 
 def as_asked(prediction: Prediction, args: argparse.Namespace) -> Prediction:
@@ -144,9 +164,12 @@ def as_asked(prediction: Prediction, args: argparse.Namespace) -> Prediction:
     return prediction
 
 
-def render(clip: Path, prediction: Prediction, paste: Paster, output: Path, beside: bool):
+def render(
+    clip: Path, prediction: Prediction, paste: Paster, output: Path, beside: bool
+) -> Path:
     """Write one video; with `beside` the source is on its left and the result on its right.
 
+    Its path is returned: not `output` if that file cannot be replaced.
     Decoding, pasting and encoding run side by side, never more than a few frames in memory.
     """
     order = prediction.source_frames
@@ -155,7 +178,7 @@ def render(clip: Path, prediction: Prediction, paste: Paster, output: Path, besi
     size = (2 * width, height) if beside else (width, height)
     sound = open_sound(prediction.sound, len(order))
     output.parent.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(output, size, Quality(CRF, PRESET), sound, like=first.picture) as video:
+    with VideoWriter(output, size, Quality(CRF, PRESET), sound, like=first) as video:
         decoded = prefetch((frame.copied(), frame.colours) for frame in read_order(clip, order))
         pasted = prefetch(_paste_all(decoded, prediction, paste, beside))
         title = f"pasting {prediction.folder.name}"
@@ -163,6 +186,7 @@ def render(clip: Path, prediction: Prediction, paste: Paster, output: Path, besi
             video.write(picture)
     cli.say(f"{len(order) / FPS:.1f} s of video; the mouth in it is AI-generated: "
             "say so where you show it")
+    return video.path
 
 
 def open_sound(path: Path, frames: int) -> SoundTrack:
@@ -215,7 +239,7 @@ def main(args: argparse.Namespace):
     # 1. what goes where
     meta = storage.read_meta(args.data)
     track = storage.read_track(args.data, meta)
-    clip = storage.source_path(meta)
+    clip = storage.source_path(meta, args.data)
     predictions = read_predictions(args.data, meta)
     paths = output_paths(args, clip, predictions)
     predictions = [as_asked(prediction, args) for prediction in predictions]
@@ -227,9 +251,11 @@ def main(args: argparse.Namespace):
         for leftover in result.glob("*.tmp"):  # of runs that were killed
             storage.remove_tree(leftover)
         paster = Paster(track, DetailTransfer(args.data, meta, track))
-        for prediction, path in zip(predictions, paths, strict=True):
+        written = [
             render(clip, prediction, paster, path, beside=bool(args.preview))
-    print(*paths, sep="\n", flush=True)
+            for prediction, path in zip(predictions, paths, strict=True)
+        ]
+    print(*written, sep="\n", flush=True)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

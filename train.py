@@ -6,11 +6,11 @@ Writes  checkpoints/best.pth      the network that draws the held-out part best
         checkpoints/preview.png   held-out frames: references, generated, real, generated on silence
         checkpoints/loss.png, log.csv
 
-The last tenth of the clip is held out: never trained on, and what "best" is judged by. Training
-stops at --epochs or --max-minutes, whichever comes first, or when the held-out figure no longer
-falls; the learning rate is brought down in time for each. Ctrl-C at any moment is safe: continue
-with --resume. With torchrun several processes share each batch, one for each GPU or for some of
-the CPU's cores.
+A tenth of the clip, the last that is usable and spoken in, is held out: never trained on, and what
+"best" is judged by. Training stops at --epochs or --max-minutes, whichever comes first, or when the
+held-out figure no longer falls; the learning rate is brought down in time for each. Ctrl-C at any
+moment is safe: continue with --resume. With torchrun several processes share each batch, one for
+each GPU or for some of the CPU's cores.
 
 Run     python train.py [--data data] [--checkpoints checkpoints] [--device auto|cpu|cuda|cuda:N]
                         [--epochs N] [--max-minutes M] [--batch-size 8] [--lr X] [--resume]
@@ -55,6 +55,7 @@ from utils.training.state import (
     restore,
 )
 from utils.training.steps import discriminator_step, optimizer_step, realism_losses, to_float
+from utils.usable_frames import check_mouth
 
 # -- edit these -----------------------------------------------------------------------------------
 BASE: Path | None = base.SHIPPED  # network that has heard and seen many people: training starts
@@ -337,6 +338,7 @@ def main(args: argparse.Namespace):
         # 1. the data: its training part and its held-out part
         device = resolve(args.device)
         clip = Clip(args.data)
+        check_mouth(clip.track, clip.mel)
         extra_sounds = math.ceil(EXTRA_SOUNDS / distributed.world_size())
         trained = LipDataset(clip, train=True, extra_sounds=extra_sounds)
         held = LipDataset(clip, train=False, max_frames=VALIDATION_FRAMES)

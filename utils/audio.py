@@ -59,13 +59,23 @@ def usual_level(sound: np.ndarray) -> tuple[np.ndarray, float]:
     power = piece_power(sound)
     if not len(power):
         return sound, SILENT_DB
-    speech = power[power > PAUSE_POWER * power.mean()].mean()
-    level = float(10 * np.log10(speech))
+    level = float(10 * np.log10(_speech_power(power)))
     peak = float(max(sound.max(), -sound.min()))
-    is_noise = speech < SPEECH_TO_NOISE * np.quantile(power, 0.05)
-    if level >= QUIET_DB or is_noise or not SILENT_PEAK <= peak < 1:
+    if level >= QUIET_DB or not has_voice(sound) or peak >= 1:
         return sound, level
     return sound * min(10 ** ((USUAL_DB - level) / 20), 1 / peak), level
+
+
+def _speech_power(power):
+    return power[power > PAUSE_POWER * power.mean()].mean()
+
+
+def has_voice(sound: np.ndarray) -> bool:
+    """Whether anything stands out of 16 kHz samples (n,), as speech does: not of hum or silence."""
+    power = piece_power(sound)
+    if not len(power) or max(sound.max(), -sound.min()) < SILENT_PEAK:
+        return False
+    return bool(_speech_power(power) >= SPEECH_TO_NOISE * np.quantile(power, 0.05))
 
 
 # -- the mel ---------------------------------------------------------------------------------------
@@ -207,10 +217,10 @@ def window_stream(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     yield MelWindows(mel)[np.arange(done, frames)]  # the edge row is repeated
 
 
-def find_pauses(mel: np.ndarray) -> np.ndarray:
+def find_pauses(mel: np.ndarray, quiet_share: float = QUIET_SHARE) -> np.ndarray:
     """Where speech with the log-mel (4T, 80) pauses: (T,) bool, runs of at least PAUSE_FRAMES."""
     per_frame = mel.reshape(-1, ROWS_PER_FRAME * N_MELS)
     level = uniform_filter1d(per_frame.mean(axis=1), PAUSE_FRAMES, mode="nearest")
     quietest, loudest = np.quantile(level, (0.02, 0.9))
-    quiet = level < quietest + QUIET_SHARE * (loudest - quietest)
+    quiet = level < quietest + quiet_share * (loudest - quietest)
     return binary_opening(quiet, np.ones(PAUSE_FRAMES))

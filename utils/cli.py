@@ -5,6 +5,7 @@ with the folders of this call.
 """
 
 import contextlib
+import io
 import os
 import shlex
 import sys
@@ -152,6 +153,8 @@ def run(
     resume_hint: how to go on after an interruption. With EASY_HUMAN_DEBUG=1 in the environment
     every error keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console may not know all letters
     if os.environ.get(DEBUG) == "1":
         main(args)
         return
@@ -164,6 +167,7 @@ def run(
 def _outcome(main, args, resume_hint):
     """Exit code and line of main(args). Errors of the program itself keep their traceback."""
     try:
+        _check_not_empty(args)
         main(args)
     except UserError as error:
         return 1, f"error: {error.line(args)}"
@@ -184,6 +188,14 @@ def _outcome(main, args, resume_hint):
     except KeyboardInterrupt:
         return 130, f"interrupted; nothing finished was lost{resume_hint}"
     return 0, ""
+
+
+def _check_not_empty(args):
+    """Raise UserError if a text is empty, as "$NAME" is in a shell that knows no NAME."""
+    for name, value in vars(args).items():
+        if "" in (value if isinstance(value, list) else [value]):
+            raise UserError(f"an empty {name.replace('_', '-')} was given, as an unset variable of "
+                            "a shell gives; name one, or leave it out, and run again")
 
 
 def _is_out_of_memory(error):

@@ -60,10 +60,15 @@ CONTRACT = {
     "window_rows": WINDOW_ROWS,
 }
 
+# What a file is that FFmpeg cannot open; of all others it says so itself.
 VIDEO_ENDINGS = {
     ".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv",
+    ".mts", ".m2ts", ".3gp", ".mxf", ".vob", ".ogv", ".dv",
 }
-SOUND_ENDINGS = {".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus", ".wma"}
+SOUND_ENDINGS = {
+    ".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus", ".wma", ".aiff", ".aif", ".amr",
+    ".oga", ".caf", ".mka", ".weba",
+}
 
 
 def face_path(data: str | Path, i: int) -> Path:

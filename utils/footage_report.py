@@ -6,11 +6,18 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.audio import find_pauses, piece_power
+from utils.audio import piece_power
 from utils.av_sync import HABIT_MS, SURE_CONFIDENCE, Synchronised
 from utils.contract import FACE_SIZE, FPS, face_path
 from utils.media.pixels import read_png
 from utils.storage import Track
+from utils.usable_frames import (
+    Flaws,
+    moving_frames,
+    moving_share,
+    picture_rate,
+    spoken_frames,
+)
 
 COLOURS = {"good": "#2e7d32", "usable": "#b26a00", "will hurt": "#c62828"}
 VERDICTS = list(COLOURS)  # from the best to the worst
@@ -42,6 +49,11 @@ LUMA_OFF = Limits(0.28, 0.38)  # from FACE_LUMA: in shadow or glare the lips hav
 CLIPPED_SHARE = Limits(0.02, 0.10)  # of the face, black or white: nothing can be learnt there
 TURN_DEGREES = Limits(25, 45)  # of 95 % of the frames: beyond 45 a corner of the mouth is hidden
 VISIBLE_SHARE = Limits(0.97, 0.85)  # of the frames: the mouth is seen in them
+INSIDE_SHARE = Limits(0.97, 0.85)  # of the frames with a face: lips and chin are in the picture
+# Different pictures a second: with fewer, lips jump from one sound to the next. 24 are found as 23.
+PICTURE_RATE = Limits(22, 20)
+RECORDED_SHARE = Limits(0.97, 0.80)  # of the time: there is any sound
+MOVING_SHARE = Limits(0.90, 0.80)  # of the speech: the mouth moves. Of 18 people 0.94 and more
 SPEECH_SHARE = Limits(0.40, 0.20)  # of the time: the rest of it teaches nothing about sounds
 NOISE_DB = Limits(25, 12)  # below the speech: a quiet room has 40, a fan near the microphone 15
 OVERDRIVEN_SHARE = Limits(0.0005, 0.005)  # of the samples within 2 % of the peak: speech has 0.0001
@@ -63,7 +75,7 @@ ROW_HEIGHT = 0.30
 STRIP_HEIGHT = 1.95  # a heading, the pictures of one kind, their captions
 PICTURE_SIDE = 1.3
 PICTURE_STEP = 1.74
-COLUMNS = (MARGIN, 1.75, 4.55, 5.65)  # of a Finding's four texts
+COLUMNS = (MARGIN, 2.15, 4.75, 5.85)  # of a Finding's four texts
 
 
 # -- what is gathered ------------------------------------------------------------------------------
@@ -73,6 +85,7 @@ class FaceNumbers(NamedTuple):
     sharpness: float  # variance of the Laplacian over that of the luma
     luma: float  # mean, 0..1
     clipped: float  # share of the pixels that are black or white, 0..1
+    change: float = 255.0  # mean difference to the same place of the frame before, grey levels
 
 
 class FaceStatistics:
@@ -81,8 +94,11 @@ class FaceStatistics:
     def __init__(self):
         self.rows: list[FaceNumbers] = []
 
-    def add(self, face: np.ndarray, scale: float):
-        """Take in an aligned face (168, 168, 3) uint8; scale: its pixels per source pixel."""
+    def add(self, face: np.ndarray, scale: float, change: float = 255.0):
+        """Take in an aligned face (168, 168, 3) uint8; scale: its pixels per source pixel.
+
+        change: of FaceNumbers.
+        """
         skin = face[FACE_SIZE // 4 : -FACE_SIZE // 20, FACE_SIZE // 5 : -FACE_SIZE // 5]
         grey = cv2.cvtColor(skin, cv2.COLOR_RGB2GRAY)
         luma = grey.mean() / 255
@@ -91,10 +107,10 @@ class FaceStatistics:
             shrink = 1 / scale
             grey = cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         sharpness = cv2.Laplacian(grey, cv2.CV_32F).var() / (grey.var() + 1)
-        self.rows.append(FaceNumbers(sharpness, luma, clipped))
+        self.rows.append(FaceNumbers(sharpness, luma, clipped, change))
 
     def curves(self) -> np.ndarray:
-        """Sharpness, luma and clipped share over time: (3, N) float64."""
+        """Sharpness, luma, clipped share and change over time: (4, N) float64."""
         return np.array(self.rows).T
 
 
@@ -119,21 +135,28 @@ class Finding(NamedTuple):
 
 
 def findings(
-    track: Track, statistics: FaceStatistics, synchronised: Synchronised
+    track: Track, statistics: FaceStatistics, synchronised: Synchronised, flaws: Flaws
 ) -> list[Finding]:
     """Lines of the report. statistics: of every frame."""
-    rows = [*_picture_findings(track, statistics), *_sound_findings(*synchronised)]
+    sound, mel, offset = synchronised
+    spoken = spoken_frames(mel, ~flaws.unrecorded)
+    rows = [
+        *_picture_findings(track, statistics, flaws.cut_off),
+        *_speech_findings(spoken, ~flaws.unrecorded),
+        _moving_finding(moving_share(track, mel, ~flaws.unrecorded)),
+        *_sound_findings(sound, offset)
+    ]
     return [row._replace(advice="") if row.verdict == "good" else row for row in rows]
 
 
-def _picture_findings(track, statistics):
+def _picture_findings(track, statistics, cut_off):
     """Yield how much of the footage can be used, and how well the face is seen in it."""
     valid = track.valid
     turn = head_turn(track)
-    sharpness, luma, clipped = statistics.curves()
+    sharpness, luma, clipped, change = statistics.curves()
     usual_sharpness = np.median(sharpness[valid])
     steady = sharpness > BLURRED_SHARE * usual_sharpness
-    usable = valid & steady & (turn < TURN_DEGREES.usable)
+    usable = track.usable & steady & (turn < TURN_DEGREES.usable)
     yield Finding(
         "length",
         f"{len(track) / FPS:.0f} s",
@@ -173,6 +196,26 @@ def _picture_findings(track, statistics):
         VISIBLE_SHARE.verdict(valid.mean()),
         "keep hands and microphone off the mouth, the face in the picture"
     )
+    yield _inside_finding(1 - cut_off[valid].mean())
+    yield _rate_finding(picture_rate(change[moving_frames(track)]))
+
+
+def _inside_finding(inside):
+    return Finding(
+        "face inside the picture",
+        f"{inside:.0%} of the frames",
+        INSIDE_SHARE.verdict(inside),
+        "leave room around the chin"
+    )
+
+
+def _rate_finding(rate):
+    return Finding(
+        "frame rate",
+        f"{rate:.0f} pictures a second",
+        PICTURE_RATE.verdict(rate),
+        "film with 25 or more, in more light"
+    )
 
 
 def _exposure_finding(luma, clipped):
@@ -185,9 +228,16 @@ def _exposure_finding(luma, clipped):
     )
 
 
-def _sound_findings(sound, mel, offset):
-    """Yield how much speech there is, how well it is recorded, and whether it fits the picture."""
-    speech = 1 - find_pauses(mel).mean()
+def _speech_findings(spoken, recorded):
+    """Yield how much of the time there is sound, and speech."""
+    covered = recorded.mean()
+    yield Finding(
+        "sound covers",
+        f"{covered:.0%} of the time",
+        RECORDED_SHARE.verdict(covered),
+        "look for the rest of the sound, or cut the video to it"
+    )
+    speech = spoken[recorded].mean() if covered else 0.0
     breathless = speech > 1 - PAUSE_SHARE
     yield Finding(
         "speech",
@@ -195,6 +245,19 @@ def _sound_findings(sound, mel, offset):
         "usable" if breathless else SPEECH_SHARE.verdict(speech),
         "leave pauses with the mouth closed" if breathless else "cut out where nobody speaks"
     )
+
+
+def _moving_finding(moving):
+    return Finding(
+        "mouth moves",
+        f"in {moving:.0%} of the speech",
+        MOVING_SHARE.verdict(moving),
+        "cut out where somebody else speaks, or the picture stands"
+    )
+
+
+def _sound_findings(sound, offset):
+    """Yield how well the speech is recorded, and whether it fits the picture."""
     noise = noise_distance(sound)
     yield Finding(
         "noise",
@@ -253,7 +316,7 @@ def worst_frames(track: Track, statistics: FaceStatistics, occluded: np.ndarray)
     """
     valid = track.valid
     turn = head_turn(track)
-    sharpness, luma, clipped = statistics.curves()
+    sharpness, luma, clipped, _ = statistics.curves()
     sharpness = sharpness / max(1e-9, np.median(sharpness[valid]))
     exposure = clipped + np.abs(luma - FACE_LUMA) / 10
     missing = ~valid
@@ -288,7 +351,7 @@ def _highest(values, allowed):
 def table(title: str, rows: list[Finding]) -> str:
     """The report as lines of text for a terminal."""
     lines = [f"quality of {title}:"]
-    lines += [f"  {row.name:14} {row.found:24} {row.verdict:9}  {row.advice}" for row in rows]
+    lines += [f"  {row.name:23} {row.found:24} {row.verdict:9}  {row.advice}" for row in rows]
     return "\n".join(map(str.rstrip, lines))
 
 

@@ -12,7 +12,7 @@ from utils.audio import QUIET_DB, MelWindows, usual_level
 from utils.cli import say
 from utils.contract import FPS, SAMPLE_RATE
 from utils.dataset.clip import Clip
-from utils.media.reader import read_sound
+from utils.media.reader import Losses, read_sound
 from utils.storage import Track
 from utils.training import checkpoint
 from utils.training.device import autocast, resolve, to_channels_last, to_device
@@ -51,10 +51,14 @@ def load_speaker(
 def read_driving(path: Path, video_start: bool = False) -> np.ndarray:
     """16 kHz samples of a speech as the network hears it, none if there is no sound.
 
-    Quiet speech is brought up to the usual level. That, and a file without audible speech, is said.
+    Quiet speech is brought up to the usual level. That, damage, and a file without audible speech
+    is said.
     video_start: of read_sound.
     """
-    sound = read_sound(path, SAMPLE_RATE, video_start=video_start)
+    losses = Losses()
+    sound = read_sound(path, SAMPLE_RATE, video_start=video_start, losses=losses)
+    for note in losses.sound_notes():
+        say(note)
     if sound is None or not len(sound):
         return np.empty(0, np.float32)
     sound = sound[:, 0]
@@ -67,25 +71,35 @@ def read_driving(path: Path, video_start: bool = False) -> np.ndarray:
     return heard
 
 
-def turning_points(track: Track) -> tuple[int, int]:
+def seen_span(track: Track, frames: int | None = None) -> tuple[int, int]:
+    """First of the first `frames` that shows the face, and one after the last.
+
+    What lies outside is a title or an end card.
+    """
+    valid = track.valid[:frames]
+    return int(valid.argmax()), len(valid) - int(valid[::-1].argmax())
+
+
+def turning_points(track: Track, frames: int | None = None) -> tuple[int, int]:
     """Frames (low, high) at which footage that runs forward and back turns.
 
-    They lie in the first and in the last second of the footage, where the face moves least, because
+    They lie in the first and in the last second that shows the face, where it moves least, because
     a turn throws the head back the way it came. A frame without a face is no turning point, nor is
-    one so near a cut that the shot behind it would only flash up.
+    one so near a cut that the shot behind it would only flash up. frames: of the footage, all if
+    None.
     """
-    frames = len(track)
-    searched = min(FPS, frames // 4)
+    first, last = seen_span(track, frames)
+    searched = max(1, min(FPS, (last - first) // 4))
     step = np.linalg.norm(np.diff(track.landmarks, axis=0), axis=-1).mean(axis=1)  # (N - 1,) px
     step = np.pad(step, 1, mode="edge")
     motion = np.where(track.valid, step[:-1] + step[1:], np.inf)
 
-    first, stop = track.shot_bounds().T
-    since_cut = np.arange(frames) - first
-    until_cut = stop - 1 - np.arange(frames)
-    low = np.where(until_cut < TURN_TO_CUT_FRAMES, np.inf, motion)[:searched].argmin()
-    high = np.where(since_cut < TURN_TO_CUT_FRAMES, np.inf, motion)[-searched:].argmin()
-    return int(low), frames - searched + int(high)
+    shot, stop = track.shot_bounds().T
+    since_cut = np.arange(len(track)) - shot
+    until_cut = stop - 1 - np.arange(len(track))
+    low = np.where(until_cut < TURN_TO_CUT_FRAMES, np.inf, motion)[first : first + searched]
+    high = np.where(since_cut < TURN_TO_CUT_FRAMES, np.inf, motion)[last - searched : last]
+    return first + int(low.argmin()), last - searched + int(high.argmin())
 
 
 def pingpong(

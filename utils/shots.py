@@ -1,10 +1,13 @@
-"""Shots: the parts of a clip between two cuts, and smoothing over time that respects them."""
+"""Shots: the parts of a clip between two cuts, smoothing that respects them; frames in words."""
 
 from itertools import pairwise
 
 import numpy as np
 from scipy.signal import savgol_filter
 
+from utils.contract import FPS
+
+MOST_SPANS = 5  # that are named in a message
 SMOOTHING_FRAMES = 7  # window of the Savitzky-Golay filter; its 2nd order keeps quick head turns
 
 
@@ -19,6 +22,14 @@ def shot_bounds(cuts: np.ndarray, frames: int) -> np.ndarray:
     bounds = np.array(shots(cuts, frames))
     lengths = bounds[:, 1] - bounds[:, 0]
     return np.repeat(bounds, lengths, axis=0)
+
+
+def seconds_of(frames: np.ndarray) -> str:
+    """When the frames (N,) bool are seen, for a message: "1.0-2.4, 7.0-9.0 s"."""
+    edges = np.flatnonzero(np.diff(frames, prepend=False, append=False)) / FPS
+    spans = [f"{first:.1f}-{stop:.1f}" for first, stop in edges.reshape(-1, 2)]
+    more = " ..." if len(spans) > MOST_SPANS else ""
+    return ", ".join(spans[:MOST_SPANS]) + more + " s"
 
 
 def smooth(values: np.ndarray, cuts: np.ndarray) -> np.ndarray:

@@ -3,16 +3,17 @@
 import contextlib
 import hashlib
 import json
+import ntpath
 import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from utils.cli import DataError, UserError, naming_errors
+from utils.cli import DATA, DataError, UserError, naming_errors
 from utils.contract import CONTRACT
 from utils.shots import shot_bounds, shots
 
@@ -62,7 +63,8 @@ def write_atomically(path: Path, content: bytes):
 
 def write_json(path: Path, content: dict):
     """Write a dict as JSON, whole or not at all."""
-    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    write_atomically(path, text.encode(errors="surrogatepass"))  # paths that are not UTF-8
 
 
 def read_json(path: Path, error: type[UserError] = DataError) -> dict:
@@ -98,6 +100,19 @@ def identify_source(path: Path) -> Source:
     return Source(str(path), stat.st_size, stat.st_mtime, digest.hexdigest())
 
 
+def find_moved(path: str, sha256: str, data: str | Path) -> Path:
+    """Where a file is now: at `path`, else in input/ or beside `data` under its name, if it is the
+    same; else `path`. A project may be moved, or come from another machine.
+    """
+    name = ntpath.basename(path)  # whichever system it comes from
+    beside = Path(data).absolute().parent
+    folders = [] if os.path.isfile(path) else [Path("input"), beside / "input", beside]
+    for moved in (folder / name for folder in folders):
+        if os.path.isfile(moved) and identify_source(moved).sha256 == sha256:
+            return moved
+    return Path(path)
+
+
 # -- meta.json -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Meta:
@@ -105,7 +120,9 @@ class Meta:
 
     frames: N. id: changes with the source and the contract. size: (width, height) of a source
     frame, px, both even. av_offset_ms: by how much the sound was moved, positive: earlier.
-    detail: frames whose lower half lies in data/detail/.
+    detail: frames whose lower half lies in data/detail/. sound: the file with the sound, if it was
+    recorded apart. track: number of the sound track, if one was asked for. shown_frames: from 0 on,
+    those of the source; the rest come from other takes, which are only learned from.
     """
 
     frames: int
@@ -114,6 +131,20 @@ class Meta:
     source: Source
     av_offset_ms: int
     detail: list[int]
+    sound: Source | None = None
+    track: int | None = None
+    shown_frames: int = 0  # all
+    other_takes: list[Source] = field(default_factory=list)
+
+    def __post_init__(self):
+        if not self.shown_frames:
+            object.__setattr__(self, "shown_frames", self.frames)
+
+    @property
+    def files(self) -> set[str]:
+        """Names of the files that data/ was made from."""
+        sources = [self.source, self.sound, *self.other_takes]
+        return {ntpath.basename(str(source.path)) for source in sources if source}
 
 
 def read_meta(data: str | Path) -> Meta:
@@ -134,7 +165,11 @@ def read_meta(data: str | Path) -> Meta:
             size=tuple(found["size"]),
             source=Source(**found["source"]),
             av_offset_ms=found["av_offset_ms"],
-            detail=list(found["detail"])
+            detail=list(found["detail"]),
+            sound=Source(**found["sound"]) if found.get("sound") else None,
+            other_takes=[Source(**one) for one in found.get("other_takes", [])],
+            track=found.get("track"),
+            shown_frames=found.get("shown_frames", 0)
         )
         _check_meta(meta)
     pictures = len(list((data / "face").glob("*.png")))
@@ -169,19 +204,22 @@ def _check_meta(meta):
         "size": len(meta.size) == len(sides) == 2,
         "source": source_types == [str, int, float, str],
         "av_offset_ms": type(meta.av_offset_ms) is int,
-        "detail": all(type(i) is int and i >= 0 for i in meta.detail)
+        "detail": all(type(i) is int and i >= 0 for i in meta.detail),
+        "track": meta.track is None or (type(meta.track) is int and meta.track >= 1),
+        "shown_frames": type(meta.shown_frames) is int and 0 < meta.shown_frames <= meta.frames
     }
     for name, right in fits.items():
         if not right:
             raise ValueError(f"it has no valid '{name}'")
 
 
-def source_path(meta: Meta) -> Path:
+def source_path(meta: Meta, data: str | Path = DATA) -> Path:
     """Path of the source video. Raises DataError if it is gone or is not what was prepared."""
     source = meta.source
-    path = Path(source.path)
+    path = find_moved(source.path, source.sha256, data)
     if not os.path.isfile(path):
-        raise DataError(f"the source video {path} is gone; put it back, or prepare it again")
+        raise DataError(f"the source video {path} is gone; put it back or into input/, or prepare "
+                        "it again")
     stat = path.stat()
     same = stat.st_size == source.bytes
     if same and stat.st_mtime != source.mtime:
@@ -194,15 +232,16 @@ def source_path(meta: Meta) -> Path:
 # -- track.npz -------------------------------------------------------------------------------------
 @dataclass(eq=False)
 class Track:
-    """The face in each of N frames: where it is, and what its mouth does.
+    """The face in each of N frames: where it is, what its mouth does, and what it is good for.
 
     transform (N, 2, 3) float32: affine map from source to aligned face, px.
     landmarks (N, 65, 2) float32: source px, columns as landmarks.WARP_POINTS.
-    valid (N,) bool: a face is there and its mouth is not covered.
+    valid (N,) bool: a face is there and its mouth is not covered. It can be rendered.
     cuts (C,) int64: first frame of each shot.
     lips (N, 40, 2) float32: px of the aligned face.
     pose (N, 2) float32: head turn and nod, in eye distances.
     mouth (N, 2) float32: opening and width, in eye distances.
+    usable (N,) bool: valid, and it may be trained on and judged by: see utils.usable_frames.
     """
 
     transform: np.ndarray
@@ -212,6 +251,11 @@ class Track:
     lips: np.ndarray
     pose: np.ndarray
     mouth: np.ndarray
+    usable: np.ndarray = None  # type: ignore[assignment]  # as valid: older data does not have it
+
+    def __post_init__(self):
+        if self.usable is None:
+            self.usable = self.valid
 
     def __len__(self) -> int:
         return len(self.valid)
@@ -230,6 +274,17 @@ class Track:
         return shot_bounds(self.cuts, len(self))
 
 
+def join_tracks(tracks: list[Track]) -> Track:
+    """The tracks one after the other, with a cut before each."""
+    arrays = {
+        name: np.concatenate([getattr(track, name) for track in tracks])
+        for name in (*TRACK_ARRAYS, "usable")
+    }
+    starts = np.cumsum([0, *map(len, tracks)])[:-1]
+    cuts = [track.cuts + start for track, start in zip(tracks, starts, strict=True)]
+    return Track(**arrays, cuts=np.concatenate(cuts))
+
+
 def write_track(path: Path, track: Track):
     """Write a track as npz file."""
     with naming_errors(path), open(path, "wb") as file:
@@ -241,14 +296,16 @@ def read_track(data: str | Path, meta: Meta) -> Track:
     path = Path(data) / "track.npz"
     with reading(path):
         with np.load(path, allow_pickle=False) as archive:
-            track = Track(**{name: archive[name] for name in (*TRACK_ARRAYS, "cuts")})
+            arrays = {name: archive[name] for name in (*TRACK_ARRAYS, "cuts")}
+            track = Track(**arrays, usable=archive.get("usable"))
         _check_track(track, meta.frames)
     return track
 
 
 def _check_track(track, frames):
     """Raise ValueError that names the first array that cannot belong to that many frames."""
-    for name, (dtype, shape) in TRACK_ARRAYS.items():
+    arrays = {**TRACK_ARRAYS, "usable": TRACK_ARRAYS["valid"]}
+    for name, (dtype, shape) in arrays.items():
         array = getattr(track, name)
         expected = (frames, *shape)
         if array.dtype != dtype or array.shape != expected:
@@ -269,18 +326,16 @@ def _check_track(track, frames):
 
 # -- files and folders -----------------------------------------------------------------------------
 def find_files(folder: Path, endings: set[str]) -> list[Path]:
-    """The files in `folder` that have one of these endings, in any case, sorted."""
-    paths = sorted(folder.glob("*"))
+    """The files in `folder` that have one of these endings, in any case, sorted; no hidden ones."""
+    paths = [path for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
     return [path for path in paths if path.suffix.lower() in endings and path.is_file()]
 
 
-def only_file(folder: str | Path, endings: set[str], kind: str, command: str) -> Path:
-    """The only file with one of these endings in `folder`.
+def only_file(found: list[Path], folder: str | Path, kind: str, command: str) -> Path:
+    """The only one of the files of a kind that were found in `folder`.
 
     Raises UserError with the possible commands if there is none or more than one.
     """
-    folder = Path(folder)
-    found = find_files(folder, endings)
     if not found:
         raise UserError(
             f"no {kind} in {folder}/; put one there, or name it: {command} PATH "

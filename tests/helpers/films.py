@@ -79,6 +79,7 @@ class Sound:
     gap: tuple[float, float] | None = None  # that was never recorded
     disposition: int | None = None
     drift: float = 0.0  # share by which the recorder's clock runs fast against the timestamps
+    opposed: bool = False  # the right channel of stereo is the left one with opposite phase
 
 
 @dataclass
@@ -97,6 +98,7 @@ class Picture:
     cut: tuple[int, int] | None = None   # (height, width) that is kept
     size: tuple[int, int] | None = None  # (width, height) that it is scaled to
     turn: int = 0  # degrees clockwise that a player has to turn it by; it is laid down accordingly
+    pixel_ratio: Fraction | None = None  # width over height of a pixel
     matrix: tuple[int, int, int, int] | None = None  # display matrix: `seen` is laid down already
     shrinks: bool = False  # the second half has half the size, as calls over a bad line have
 
@@ -154,6 +156,8 @@ def _picture_packets(container: OutputContainer, track: Picture) -> list[av.Pack
     stream.codec_context.thread_count = 1
     steady = track.codec in STEADY or container.format.name == "avi"
     stream.codec_context.time_base = 1 / rate if steady else CLOCK
+    if track.pixel_ratio:
+        stream.codec_context.sample_aspect_ratio = track.pixel_ratio
     if track.disposition is not None:
         stream.disposition = track.disposition
     if track.turn or track.matrix:
@@ -243,4 +247,6 @@ def _recorded(track: Sound, channels: int) -> np.ndarray:
         samples[:, FRONT_CENTRE] = mono
     else:
         samples[:] = mono[:, None]
+    if track.opposed:
+        samples[:, 1] *= -1
     return samples

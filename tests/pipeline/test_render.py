@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -131,6 +132,41 @@ def test_colours_are_described_as_in_the_source(render, tmp_path, tiny_speech, s
     with av.open(str(path)) as made:
         context = made.streams.video[0].codec_context
         assert {key: int(getattr(context, key)) for key in tags} == tags
+
+
+def test_tags_of_hdr_are_kept(render, tmp_path, tiny_speech):
+    tags = {"colorspace": 9, "color_range": 1, "color_primaries": 9, "color_trc": 18}
+    settings = {"codec": "libx265", "pix_fmt": "yuv420p10le", "tags": tags}
+    clip = make_video(tmp_path / "clip.mp4", map(coded, range(5)), **settings)
+    with av.open(str(render(range(5), tiny_speech, clip))) as made:
+        context = made.streams.video[0].codec_context
+        assert {key: int(getattr(context, key)) for key in tags} == tags
+
+
+@pytest.mark.parametrize(("codec", "pix_fmt"), [("libx264rgb", "rgb24"), ("ffv1", "bgr0")])
+def test_the_result_of_an_rgb_recording_has_its_colours(
+    render, tmp_path, tiny_speech, codec, pix_fmt
+):
+    """With a matrix that players know: "gbr" on 4:2:0 would be shown in false colours."""
+    quarters = [[[200, 40, 40], [40, 180, 60]], [[50, 60, 210], [220, 200, 90]]]
+    drawn = np.kron(np.array(quarters, np.uint8), np.ones((32, 32, 1), np.uint8))
+    settings = {"codec": codec, "pix_fmt": pix_fmt, "options": {"crf": "0"}}
+    clip = make_video(tmp_path / "clip.mkv", [drawn] * 5, **settings)
+    path = render(range(5), tiny_speech, clip)
+    with av.open(str(path)) as made:
+        context = made.streams.video[0].codec_context
+        assert (context.colorspace, context.color_range, context.pix_fmt) == (1, 1, "yuv420p")
+    middles = (slice(8, None, 32), slice(8, None, 32))
+    shown = next(read_frames(path)).rgb()[middles].astype(int)
+    assert np.abs(shown - drawn[middles]).max() <= 3
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_pixels_keep_their_shape(render, tmp_path, tiny_speech, beside):
+    tags = {"sample_aspect_ratio": Fraction(64, 45)}
+    clip = make_video(tmp_path / "clip.mp4", map(coded, range(5)), tags=tags)
+    path = render(range(5), tiny_speech, clip, beside=beside)
+    assert probe(path).pixel_ratio == Fraction(64, 45)
 
 
 def test_the_order_is_that_of_the_prediction(render, tiny_speech):

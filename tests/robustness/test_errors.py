@@ -1,5 +1,7 @@
 """Missing and wrong input: one line that names the next command, exit code 1, nothing lost."""
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
@@ -11,8 +13,13 @@ import soundfile
 import torch
 from helpers.messages import error_line
 
+import reapply_faces
+from inference import find_speeches
+from reapply_faces import result_name
 from utils import storage
-from utils.contract import VERSION
+from utils.cli import PredictionError, UserError
+from utils.contract import FACE_SIZE, LOWER_HEIGHT, VERSION, lower_face_path
+from utils.media.pixels import encode_png
 from utils.media.reader import read_frames, read_sound
 from utils.media.writer import Quality, SoundTrack, VideoWriter
 
@@ -71,7 +78,31 @@ def test_with_two_videos_or_sounds_the_line_has_the_command_for_each(
         (project / "input" / name).write_bytes(b"")
     video_commands = ("preprocess.py input/a.mp4", "preprocess.py 'input/b c.mov'")
     refused("preprocess", [], *video_commands)
-    refused("inference", [], "inference.py input/a.wav", "inference.py input/b.mp3")
+    sound_commands = ("inference.py input/a.wav", "inference.py input/b.mp3")
+    refused("inference", ["--data", tiny_data], *sound_commands)
+
+
+EMPTY = [
+    ("preprocess", [""], "video"),
+    ("preprocess", ["--data", ""], "data"),
+    ("preprocess", ["--data="], "data"),
+    ("train", ["--checkpoints", ""], "checkpoints"),
+    ("train", ["--device", ""], "device"),
+    ("inference", ["--checkpoint", ""], "checkpoint"),
+    ("inference", ["a.wav", ""], "audio"),
+    ("reapply_faces", ["--sound", ""], "sound"),
+    ("reapply_faces", ["--output", ""], "output"),
+    ("utils.evaluate", ["--voices", "a.wav", ""], "voices"),
+    ("utils.evaluate", ["--against", ""], "against"),
+]
+
+
+@pytest.mark.parametrize(("script", "arguments", "what"), EMPTY)
+def test_an_empty_value_is_named(project, refused, tiny_clip, script, arguments, what):
+    """As an unset variable of a shell gives it: no folder or file is meant by it."""
+    shutil.copy(tiny_clip, project / "input")
+    refused(script, arguments, f"an empty {what} was given", "run again")
+    assert [path.name for path in project.iterdir() if path.name == "face"] == []
 
 
 WRONG_VIDEOS = {
@@ -239,6 +270,23 @@ def test_speeches_of_one_name_are_refused_before_anything_is_drawn(
     refused("inference", empty, "no sound files in checkpoints", "inference.py")
 
 
+def test_a_video_in_input_is_speech_if_there_is_no_sound_but_the_footage_never_is(
+    project, tiny_clip, tiny_speech
+):
+    folder = project / "input"
+    footage = {"clip.mp4", "recorder.wav"}
+    shutil.copy(tiny_clip, folder / "clip.mp4")
+    shutil.copy(tiny_speech, folder / "recorder.wav")
+    with pytest.raises(UserError, match="no sound in input/"):
+        find_speeches([], footage)
+    shutil.copy(tiny_clip, folder / "talk.MTS")
+    for given in ([], ["input"]):
+        assert find_speeches(given, footage) == {"talk": Path("input/talk.MTS")}
+    shutil.copy(tiny_speech, folder / "speech.aiff")
+    for given in ([], ["input"]):
+        assert find_speeches(given, footage) == {"speech": Path("input/speech.aiff")}
+
+
 @pytest.mark.parametrize("second", ["6", "-1", "nan", "1e9"])
 def test_a_start_beyond_the_footage_is_refused(refused, tiny_data, tiny_speech, second):
     arguments = [tiny_speech, "--data", tiny_data, f"--start={second}"]
@@ -288,6 +336,80 @@ def predicted(project, tiny_data, tiny_speech):
     return make
 
 
+@pytest.fixture
+def rendered(predicted, run_script, tiny_clip):
+    """Call it to render a frame with a clip and a speech of these names, without endings."""
+
+    def make(clip, speech, *arguments, **how):
+        data = predicted()
+        video = data / f"{clip}.mp4"
+        shutil.copy(tiny_clip, video)
+        meta = storage.read_json(data / "meta.json")
+        meta["source"] = vars(storage.identify_source(video))
+        storage.write_json(data / "meta.json", meta)
+        folder = data / "pred" / "speech"
+        grey = np.full((LOWER_HEIGHT, FACE_SIZE, 3), 90, np.uint8)
+        lower_face_path(folder, 0).write_bytes(encode_png(grey))
+        folder.rename(data / "pred" / speech)
+        storage.write_json(data / "pred" / "last.json", {"speeches": [speech]})
+        result = run_script("reapply_faces", "--data", data, *arguments, **how)
+        assert result.code == 0, result.err
+        return result, data / "result"
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("clip", "speech", "arguments"),
+    [(83, 83, ["--preview", "1"]), (83, 2, []), (2, 83, []), (30, 60, ["--preview", "1"])],
+)
+def test_long_names_are_shortened(rendered, clip, speech, arguments):
+    """A Chinese title of 83 letters takes 249 of the 255 bytes that a name may have."""
+    _, folder = rendered("题" * clip, "声" * speech, *arguments)
+    [path] = folder.glob("*.mp4")
+    assert len(path.name.encode()) <= 255
+    assert path.name.startswith("题" * min(clip, 30))
+    assert path.name.split("--")[1].startswith("声" * min(speech, 30))
+
+
+def test_names_that_are_shortened_stay_apart():
+    names = {result_name(f"{'题' * 80}{k}", f"{'声' * 80}{j}") for k in (1, 2) for j in (1, 2)}
+    assert len(names) == 4
+    assert result_name("clip", "speech") == "clip--speech"
+
+
+def test_names_that_are_not_utf8_work(rendered):
+    name = os.fsdecode(b"caf\xe9 \xb2\xe2")
+    try:
+        result, folder = rendered(name, name)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    assert (folder / f"{name}--{name}.mp4").is_file()
+    assert result.out.strip() == str(folder / f"{name}--{name}.mp4")
+
+
+def test_a_console_that_does_not_know_the_letters_is_no_error(rendered, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    result, folder = rendered("题", "声", separate=True)
+    assert (folder / "题--声.mp4").is_file()
+    assert r"\u9898--\u58f0.mp4" in result.out
+
+
+def test_a_result_open_in_a_player_is_kept_under_another_name(rendered, monkeypatch):
+    replace = os.replace
+
+    def refuse(source, target):
+        if str(target).endswith(".mp4"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    result, folder = rendered("clip", "speech")
+    assert result.out.strip() == str(folder / "clip--speech-2.mp4")
+    assert [path.name for path in folder.glob("*.mp4")] == ["clip--speech-2.mp4"]
+    assert "could not be replaced (Permission denied; is it open in a player?)" in result.err
+
+
 def test_predictions_of_other_data_are_stale(refused, predicted):
     data = predicted(data_id="other")
     command = f"run: python inference.py AUDIO --data {data}"
@@ -298,6 +420,16 @@ def test_a_changed_speech_file_is_stale(refused, predicted):
     """New sound under the old name would be heard over the old mouth."""
     data = predicted(sound_sha256="0")
     refused("reapply_faces", ["--data", data], "has changed", "python inference.py")
+
+
+def test_a_speech_that_moved_with_the_project_is_found(project, predicted, tiny_speech):
+    data = predicted(sound="C:\\speeches\\tiny.wav")
+    meta = storage.read_meta(data)
+    with pytest.raises(PredictionError, match="is gone"):
+        reapply_faces.read_predictions(data, meta)
+    shutil.copy(tiny_speech, project / "input")
+    [prediction] = reapply_faces.read_predictions(data, meta)
+    assert prediction.sound.samefile(project / "input" / "tiny.wav")
 
 
 def test_inputs_are_not_overwritten(refused, predicted, tiny_clip, tiny_speech):

@@ -13,11 +13,13 @@ found, what was expected and what to run.
                        VP9, MPEG-1, MPEG-2, MPEG-4, MJPEG, ProRes, WMV; 4K; odd sizes; a size that
                        changes on the way
     frames a second    23.976, 24, 25, 29.97, 30, 50, 60, variable
-    orientation        turned by 90, 180, 270 degrees, mirrored
+    colours            RGB, transparent, HDR, tags that mean nothing
+    orientation        turned by 90, 180, 270 degrees, mirrored; pixels that are not square
     time               sound or picture starts later or before 0, edit lists, B-frame delay, holes
                        in the sound, a recorder's clock that drifts, damaged timestamps
     sound              8, 11.025, 16, 44.1, 48, 96 kHz; mono, stereo, 5.1; PCM, u-law, AAC, MP2,
-                       MP3, Opus, AC-3, E-AC-3, FLAC, WMA
+                       MP3, Opus, AC-3, E-AC-3, FLAC, WMA; channels in opposite phase, samples
+                       that are no numbers
     tracks             several of each kind, cover picture, timecode
     damage             cut short (mp4, mkv, ts, fragmented mp4), bits flipped (mp4, mkv, ts, flv),
                        sound damaged, index missing or damaged
@@ -28,19 +30,25 @@ found, what was expected and what to run.
 """
 
 import contextlib
+import os
 import socket
+import struct
 import threading
+from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
 from helpers import films
 from helpers.films import EVENTS_S, Picture, Sound, claps, face_at, film, wall
 from helpers.messages import error_line
 
-from utils.contract import FPS, MIN_FRAMES, ROWS_PER_FRAME, face_path, mel_path
+import inference
+from utils import sample
+from utils.contract import FPS, MIN_FRAMES, ROWS_PER_FRAME, SAMPLE_RATE, face_path, mel_path
 from utils.media.pixels import read_png
-from utils.storage import read_meta, read_track
+from utils.storage import read_json, read_meta, read_track
 
 FRAMES = 60  # of a whole film
 MOUTH = slice(0, 40)  # columns of the landmarks that move
@@ -136,15 +144,16 @@ SEVERAL_CODECS = [
         "VP9 odd size", "webm", "509x511", "row and column", **VP9, cut=(511, 509), sounds=[OPUS],
     ),
     whole("AV1 24", "webm", rate=24, **AV1, sounds=[OPUS]),
-    whole("AV1 50 10 bit", "mp4", rate=50, **AV1, pix_fmt="yuv420p10le"),
+    whole("AV1 50 10 bit", "mp4", "10 bits", rate=50, **AV1, pix_fmt="yuv420p10le"),
     whole("HEVC", "mp4", codec="libx265"),
     whole(
-        "HEVC 10 bit 30 from a telephone held upright, timecode", "mov", "turned by 90",
+        "HEVC 10 bit 30 from a telephone held upright, timecode", "mov", "turned by 90", "10 bits",
         rate=30, codec="libx265", pix_fmt="yuv420p10le", turn=90,
         metadata={"timecode": "10:00:00:00"}, sounds=[Sound(rate=44100, layout="stereo")],
         slow=False,
     ),
-    whole("H.264 10 bit", "mkv", pix_fmt="yuv420p10le"),
+    whole("H.264 10 bit", "mkv", "10 bits", pix_fmt="yuv420p10le"),
+    whole("H.264 RGB", "mkv", codec="libx264rgb", pix_fmt="rgb24", slow=False),
     whole(
         "H.264 4:4:4, odd width", "mkv", "511x512", "column", pix_fmt="yuv444p", cut=(512, 511),
     ),
@@ -169,9 +178,14 @@ SEVERAL_CODECS = [
     ),
     whole("H.264 with B-frames, MP3", "avi", options=B_PYRAMID, sounds=[MP3]),
     whole(
-        "ProRes, PCM 24 bit", "mov",
+        "ProRes, PCM 24 bit", "mov", "10 bits",
         codec="prores_ks", pix_fmt="yuv422p10le", sounds=[Sound(codec="pcm_s24le")],
     ),
+    whole(
+        "ProRes, transparent", "mov", "12 bits", "transparent",
+        codec="prores_ks", pix_fmt="yuva444p10le",
+    ),
+    whole("VP9, transparent", "webm", "transparent", **VP9, pix_fmt="yuva420p", sounds=[OPUS]),
     whole("H.264 30", "flv", rate=30, sounds=[Sound(rate=44100)]),
     whole(
         "WMV, WMA", "wmv",
@@ -181,6 +195,7 @@ SEVERAL_CODECS = [
 SEVERAL_SHAPES = [
     whole("4K", "mp4", seen=widescreen, size=(3840, 2160)),
     whole("turned 90", "mp4", "turned by 90", turn=90),
+    whole("pixels of 64:45", "mp4", pixel_ratio=Fraction(64, 45)),
     whole("turned 180", "mp4", "turned by 180", turn=180),
     whole("turned 270", "mkv", "turned by 270", turn=270),
     whole(
@@ -219,6 +234,14 @@ SEVERAL_SOUNDS = [
     whole("FLAC 96 stereo", "mkv", sounds=[Sound(codec="flac", rate=96000, layout="stereo")]),
     whole("AAC 44.1 5.1", "mp4", sounds=[Sound(rate=44100, layout="5.1")]),
     whole("E-AC-3 5.1", "mp4", sounds=[Sound(codec="eac3", layout="5.1")]),
+    whole(
+        "PCM in opposite phase", "mov", "cancel each other", slow=False,
+        sounds=[Sound(codec="pcm_s16le", layout="stereo", opposed=True)],
+    ),
+    whole(
+        "AAC in opposite phase", "mp4", "cancel each other",
+        sounds=[Sound(layout="stereo", opposed=True)],
+    ),
     whole("AAC 8 stereo", "mp4", sounds=[Sound(rate=8000, layout="stereo")]),
 ]
 SEVERAL_TRACKS = [
@@ -323,6 +346,7 @@ def notes(text):
     """What was noted about the file and its damage, without progress bars."""
     words = (
         "damaged", "announces", "sound lasts", "turned", "mirrored", "left out", "face was found",
+        "bits of each", "transparent", "cancel each other",
     )
     return [line for line in text.splitlines() if any(word in line for word in words)]
 
@@ -346,10 +370,277 @@ def test_a_whole_film(ending, how, said, start, frames, tmp_path, plain, prepare
     assert np.abs(prepared.face - plain.face).mean() < 8
 
 
+@pytest.mark.parametrize("name", [b"00001.MTS", b"caf\xe9 \xb2\xe2", "题".encode() * 80 + b".m2ts"])
+def test_the_only_video_in_input_is_found_whatever_its_name(tmp_path, run_script, name):
+    """Also a name that is no UTF-8, and none of the hidden files that macOS puts beside it."""
+    folder = tmp_path / "input"
+    folder.mkdir()
+    try:
+        video = film(folder / "film.ts").rename(folder / os.fsdecode(name))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    (folder / f"._{video.name[:60]}").write_bytes(b"\x00\x05\x16\x07" + bytes(200))
+    (folder / "notes.txt").write_text("a letter")
+    film(folder / "speech.webm", pictures=(), sounds=[OPUS])
+    result = run_script("preprocess", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert read_meta(tmp_path / "data").source.path == str(video)
+
+
 def test_another_shot_in_the_middle(tmp_path, prepare):
     prepared, _ = prepare(film(tmp_path / "film.mp4", seen=two_shots), tmp_path / "data")
     assert prepared.check(0, FRAMES) == 2
     assert prepared.track.cuts.tolist() == [0, 30]
+
+
+# -- what teaches the wrong thing: shown, but never trained on; the verdict says so ----------------
+VOICE = sample.synthesise(sample.make_script(8, 3), 3)[SAMPLE_RATE:]
+
+
+def voice(rate, first, last):
+    """Speech all the time."""
+    moments = np.arange(first, last, 1 / rate) * SAMPLE_RATE
+    return np.interp(moments, np.arange(len(VOICE)), VOICE)
+
+
+def muted(*span):
+    """Claps with a second of digital silence."""
+    def heard(rate, first, last):
+        moments = np.arange(first, last, 1 / rate)
+        sound = claps(rate, first, last)[:len(moments)]
+        return np.where((moments >= span[0]) & (moments < span[1]), 0, sound)
+    return heard
+
+
+def photo(time):
+    """One picture, held by an unsteady hand."""
+    shift = np.round(4 * np.sin((7 * time, 9 * time))).astype(int)
+    return np.roll(films.mouth(0), shift, axis=(0, 1))
+
+
+def hung(time):
+    """A call that hangs from 1 s on, after a pause."""
+    return face_at(min(time, 1.0))
+
+
+def repeated(rate):
+    """Fewer pictures a second, each stored until the next one comes."""
+    return lambda time: face_at(int(time * rate + 1e-6) / rate)
+
+
+def fields(time):
+    """Two moments in one picture, row by row."""
+    picture = face_at(time).copy()
+    picture[1::2] = np.roll(face_at(time + 0.02), 6, axis=1)[1::2]
+    return picture
+
+
+def another_face(time):
+    """Somebody else in the second half: with a longer face and other colours."""
+    if time < 1.2:
+        return face_at(time)
+    return np.ascontiguousarray(cv2.resize(face_at(time)[80:460], (512, 512))[..., ::-1])
+
+
+def nearer(time):
+    """The same person from 1.2 s on in another camera, in half the light."""
+    picture = face_at(time)
+    return picture if time < 1.2 else np.ascontiguousarray(picture[20:500, 16:496]) // 2
+
+
+def chin_below(time):
+    return np.ascontiguousarray(face_at(time)[:384])
+
+
+def mouth_below(time):
+    """The lower lip leaves the picture in the second half."""
+    return np.roll(face_at(time), 0 if time < 1.2 else 155, axis=0)
+
+
+SPOKEN = [Sound(heard=voice)]
+INTERLACED = {"x264-params": "tff=1"}
+WILL_HURT = "will hurt"
+
+
+def teaching(name, usable, expected, *said, slow=False, **how):
+    """A row: of 60 frames so many are usable; verdicts by row; parts of the notes."""
+    marks = [pytest.mark.slow] if slow else []
+    return pytest.param(how, usable, expected, said, id=name, marks=marks)
+
+
+@pytest.mark.parametrize(("how", "usable", "expected", "said"), [
+    teaching("nothing is wrong", 60, {}),
+    teaching("sound ends half-way", 30, {"sound covers": ("50% of the time", WILL_HURT)},
+             "no sound was recorded in 30 frames (1.2-2.4 s)", sounds=[Sound(last=1.2)]),
+    teaching("sound starts late", 30, {"sound covers": (None, WILL_HURT)},
+             "no sound was recorded in", slow=True,
+             sounds=[Sound(first=1.2)]),
+    teaching("sound is muted", 35, {"sound covers": (None, WILL_HURT)},
+             "no sound was recorded in",
+             sounds=[Sound(heard=muted(0.86, 1.9), codec="pcm_s16le")], ending="mkv", slow=True),
+    teaching("a short hole in the sound", 60, {}, sounds=[Sound(gap=(0.9, 1.3), codec="pcm_s16le")],
+             ending="mkv"),
+    teaching("a photo", 60, {"mouth moves": ("in 0% of the speech", WILL_HURT)},
+             seen=photo, sounds=SPOKEN),
+    teaching("a call that hangs", 24, {"mouth moves": (None, WILL_HURT)},
+             "the picture stands still in", slow=True,
+             seen=hung, sounds=SPOKEN),
+    teaching("12 pictures a second", 60, {"frame rate": (None, WILL_HURT)},
+             "the video has 12 pictures a second; the result will have 25", rate=12, slow=True),
+    teaching("12 pictures a second, stored as 25", 60, {"frame rate": (None, WILL_HURT)},
+             seen=repeated(12)),
+    teaching("16 pictures a second, stored as 30", 60, {"frame rate": (None, WILL_HURT)},
+             "has 30 pictures", seen=repeated(16), rate=30, slow=True),
+    teaching("24 pictures a second", 60, {}, "has 24 pictures", rate=24, slow=True),
+    teaching("29.97 pictures a second", 60, {}, "has 29.97 pictures", rate="30000/1001", slow=True),
+    teaching("two people in turn", 60, {}, "at 1.2-2.4 s the face has other", seen=another_face),
+    teaching("another camera", 60, {}, seen=nearer, slow=True),
+    teaching("interlaced", 60, {}, "interlaced", seen=fields, options=INTERLACED),
+    teaching("the chin below the edge", 0, {"face inside the picture": ("0% of the frames",
+                                                                        WILL_HURT)},
+             "beyond the picture's edge in 60 frames", seen=chin_below),
+    teaching("the lip below the edge for a while", 30,
+             {"face inside the picture": ("50% of the frames", WILL_HURT)},
+             "beyond the picture's edge in 30 frames (1.2-2.4 s)", seen=mouth_below, slow=True),
+])
+def test_what_teaches_the_wrong_thing_is_said_and_not_trained_on(
+    how, usable, expected, said, tmp_path, run_script
+):
+    how = dict(how)
+    video = tmp_path / f"film.{how.pop('ending', 'mp4')}"
+    film(video, how.pop("sounds", [Sound()]), [Picture(**how)])
+    result = run_script("preprocess", video, "--data", tmp_path / "data")
+    assert result.code == 0, result.err
+    meta = read_json(tmp_path / "data" / "meta.json")
+    track = read_track(tmp_path / "data", read_meta(tmp_path / "data"))
+    assert meta["usable"] == track.usable.sum() == pytest.approx(usable, abs=4 * (usable < 60))
+    for name in ("sound covers", "mouth moves", "frame rate", "face inside the picture"):
+        found, verdict = meta["quality"][name]
+        wanted, wanted_verdict = expected.get(name, (None, "good"))
+        assert verdict == wanted_verdict, (name, found)
+        assert wanted in (None, found)
+    words = ("never trained on", "result will have", "has other proportions", "interlaced")
+    lines = [line for line in result.err.splitlines() if any(word in line for word in words)]
+    assert len(lines) == len(said), lines
+    for part in said:
+        assert any(part in line for line in lines), lines
+
+
+def test_a_mouth_that_never_moves_is_refused_by_train(tmp_path, run_script):
+    video = film(tmp_path / "film.mp4", sounds=SPOKEN, pictures=[Picture(seen=photo)])
+    data = tmp_path / "data"
+    assert run_script("preprocess", video, "--data", data).code == 0
+    line = error_line(run_script("train", "--data", data, "--checkpoints", tmp_path / "net"))
+    assert "the mouth never moves while speech is heard (in 0% of the speech)" in line
+    assert "run: python preprocess.py ANOTHER_VIDEO" in line
+
+
+# -- the sound is elsewhere, the footage in pieces -------------------------------------------------
+def test_the_sound_track_with_a_voice_is_taken(tmp_path, prepare, run_script):
+    """The first is silent and the default one, the second only hums; another can be asked for."""
+    def hum(rate, first, last):
+        return 0.1 * np.sin(np.arange(first, last, 1 / rate) * 2 * np.pi * 100)
+
+    tracks = [Sound(heard=silence, disposition=1), Sound(heard=hum), Sound(), Sound(heard=shifted)]
+    video = film(tmp_path / "film.mkv", sounds=tracks)
+    result = run_script("preprocess", video, "--data", tmp_path / "data")
+    assert "of several sound tracks number 3 is taken" in result.err
+    assert Prepared(tmp_path / "data").check(0, FRAMES) == 2
+    result = run_script("preprocess", video, "--data", tmp_path / "data", "--track", 4)
+    assert "number 4 is taken" in result.err
+    prepared = Prepared(tmp_path / "data")
+    assert prepared.meta.track == 4
+    assert prepared.clap_frame(15, 45) == pytest.approx((EVENTS_S[0] + 0.5) * FPS, abs=1)
+    line = error_line(run_script("preprocess", video, "--data", tmp_path / "data", "--track", 5))
+    assert "has 4 sound tracks" in line and "--track N with a lower N" in line
+
+
+@pytest.mark.parametrize(("lead_s", "side"), [(3.2, "after"), (-0.4, "before")])
+def test_sound_that_was_recorded_apart_is_put_in_step(tmp_path, run_script, lead_s, side):
+    """By what the camera heard; the recorder was switched on earlier, or later."""
+    def lapel(rate, first, last):
+        heard = claps(rate, -lead_s, 5)
+        return heard + np.random.default_rng(8).normal(0, 2e-3, len(heard))
+
+    video = film(tmp_path / "film.mp4")
+    recorded = film(tmp_path / "lapel.wav", [Sound(heard=lapel, codec="pcm_s16le")], pictures=())
+    result = run_script("preprocess", video, "--data", tmp_path / "data", "--sound", recorded)
+    assert result.code == 0, result.err
+    assert f"by what the camera heard, the video begins {abs(lead_s):.1f}" in result.err
+    assert f" s {side} the sound" in result.err
+    prepared = Prepared(tmp_path / "data")
+    assert prepared.meta.av_offset_ms == pytest.approx(1000 * lead_s, abs=40)
+    assert prepared.meta.sound.path == str(recorded)
+    assert [abs(mouth - clap) < 1 for _, mouth, clap in prepared.events(0)] == [True, True]
+
+
+def test_footage_without_sound_and_too_short_to_tell_is_left_as_it_is(tmp_path, run_script):
+    video = film(tmp_path / "film.mp4", sounds=())
+    recorded = film(tmp_path / "apart.wav", [PCM], pictures=())
+    result = run_script("preprocess", video, "--data", tmp_path / "data", "--sound", recorded)
+    assert result.code == 0, result.err
+    assert "by the mouth" in result.err and "that is not sure" in result.err
+    assert Prepared(tmp_path / "data").check(0, FRAMES) == 2
+
+
+def test_several_takes_are_learned_from_and_one_is_rendered(tmp_path, run_script):
+    """The second is rendered; the first is of another size, and has its own sound."""
+    other = film(tmp_path / "other.mp4", size=(400, 400))
+    shown = film(tmp_path / "shown.mkv", seconds=2.0, sounds=[Sound(first=0.3, last=2.0)])
+    result = run_script("preprocess", other, shown, "--take", 2, "--data", tmp_path / "data")
+    assert result.code == 0, result.err
+    prepared = Prepared(tmp_path / "data")
+    meta = prepared.meta
+    assert (prepared.frames, meta.shown_frames, meta.size) == (110, 50, (512, 512))
+    assert prepared.track.cuts.tolist() == [0, 50]
+    assert prepared.meta.source.path == str(shown)
+    assert max(prepared.meta.detail) < 50
+    for first, events in ((0, EVENTS_S), (50, EVENTS_S)):
+        for event in events:
+            at = first + round(event * FPS)
+            near = (at - 5, min(at + 6, prepared.frames))
+            assert prepared.mouth_frame(*near) == pytest.approx(first + event * FPS, abs=1)
+            assert prepared.clap_frame(*near) == pytest.approx(first + event * FPS, abs=1)
+    meta = read_json(tmp_path / "data" / "meta.json")
+    assert [take["path"] for take in meta["other_takes"]] == [str(other)]
+    assert "quality of shown.mkv, other.mp4:" in result.err
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    (["--take", 3], "--take 3 was asked for, but 2 videos were named"),
+    (["--sound", "a.wav"], "--sound is for one video"),
+])
+def test_what_cannot_be_done_with_several_takes_is_said(tmp_path, run_script, options, expected):
+    videos = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    assert expected in error_line(run_script("preprocess", *videos, *options))
+
+
+class Speaker:
+    """Stands for a trained network: it draws nothing."""
+
+    clip = None
+
+
+def test_a_speech_begins_where_the_face_is_first_seen(tmp_path, run_script, monkeypatch):
+    """A title and an end card are not spoken on, unless --start says so, which is counted."""
+    card = gone((0, 0.8), (2.2, 2.4))
+    data = tmp_path / "data"
+    result = run_script("preprocess", film(tmp_path / "film.mp4", seen=card), "--data", data)
+    assert result.code == 0, result.err
+    speech = film(tmp_path / "speech.wav", [Sound(codec="pcm_s16le")], pictures=())
+    saved = {"data": {"id": read_meta(data).id}, "epoch": 1}
+    grey = np.full((84, 168, 3), 90, np.uint8)
+    monkeypatch.setattr(inference, "load_speaker", lambda *_: (Speaker(), saved))
+    monkeypatch.setattr(
+        inference, "generate_lower_faces", lambda _, order, *rest: [grey] * len(order)
+    )
+    for options, first, said in (([], 20, False), (["--start", 0.4], 10, True)):
+        result = run_script("inference", speech, "--data", data, *options)
+        assert result.code == 0, result.err
+        order = read_json(data / "pred" / "speech" / "meta.json")["source_frames"]
+        assert order[0] == first and max(order) < 55
+        assert ("s of speech fall on frames in which no mouth is seen" in result.err) == said
+    assert "note: 0.4 s of speech" in result.err
 
 
 # -- damage: what can be had is had, and what is lost is said --------------------------------------
@@ -427,6 +718,20 @@ def test_damaged_sound_is_said_and_the_rest_keeps_its_time(tmp_path, prepare):
     said = " ".join(lines)
     assert "the sound is damaged" in said
     assert "the file is damaged" not in said
+
+
+def test_samples_that_are_no_numbers_are_counted_and_silence(tmp_path, prepare):
+    video = film(tmp_path / "film.mov", sounds=[Sound(codec="pcm_f32le")])
+    content = bytearray(video.read_bytes())
+    with av.open(str(video)) as container:
+        packets = [packet for packet in container.demux(audio=0) if packet.size]
+    for packet in packets[:3]:
+        content[packet.pos:packet.pos + 4] = struct.pack("<f", np.nan)
+    video.write_bytes(content)
+    prepared, lines = prepare(video, tmp_path / "data")
+    assert prepared.check(0, FRAMES) == 2
+    assert np.isfinite(prepared.mel).all()
+    assert "no numbers were silenced (3)" in " ".join(lines)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pytest
 
 from utils import audio, av_sync, sample
 from utils.contract import FPS, SAMPLE_RATE
+from utils.shots import shots
 
 
 def spoken(seconds, seed):
@@ -166,6 +167,65 @@ def test_next_to_nothing_is_no_error(frames):
 
 def test_without_any_face_nothing_is_known():
     assert estimate(*spoken(3, 1), valid=np.zeros(75, bool)) == (0, 0)
+
+
+# -- sound that was recorded apart -----------------------------------------------------------------
+class Seen:
+    """What find_apart() needs of a track."""
+
+    def __init__(self, opening, cuts=(0,)):
+        self.opening = opening
+        self.valid = np.ones(len(opening), bool)
+        self.cuts = np.array(cuts)
+
+    def shots(self):
+        return shots(self.cuts, len(self.opening))
+
+
+@pytest.fixture(scope="module")
+def recorder():
+    """Sound of a recorder that ran before and after the clip: (sound, s before it)."""
+    before, after = spoken(30, 5)[0], spoken(25, 6)[0]
+    return np.concatenate([before, spoken(20, 1)[0], after]), len(before) / SAMPLE_RATE
+
+
+def whole_mel(sound):
+    return audio.log_mel(sound, audio.count_frames(sound))
+
+
+def test_the_place_in_a_long_recording_is_found(clip, recorder):
+    """By the mouth, also across cuts; by what the camera heard in 4 s already."""
+    sound, before = recorder
+    own, opening = clip
+    for cuts in ((0,), (0, 200)):
+        ms, confidence = av_sync.find_apart(whole_mel(sound), Seen(opening, cuts))
+        assert ms == pytest.approx(1000 * before, abs=40)
+        assert confidence > av_sync.LIKELY_CONFIDENCE
+    noise = np.random.default_rng(3).normal(0, 0.001, len(own))
+    camera = audio.log_mel((0.1 * own + noise).astype(np.float32), 100)
+    ms, confidence = av_sync.find_apart(whole_mel(sound), Seen(opening[:100]), camera)
+    assert ms == pytest.approx(1000 * before, abs=20)
+    assert confidence == 1
+
+
+def test_a_recorder_that_was_switched_on_late_is_found():
+    own, opening = spoken(40, 1)
+    rest = own[4 * SAMPLE_RATE:]
+    ms, confidence = av_sync.find_apart(whole_mel(rest), Seen(opening))
+    assert ms == pytest.approx(-4000, abs=40)
+    assert confidence > av_sync.LIKELY_CONFIDENCE
+    placed = av_sync.place_sound(rest, -4000)
+    assert np.array_equal(placed[4 * SAMPLE_RATE:], rest)
+    assert not placed[:4 * SAMPLE_RATE].any()
+
+
+def test_other_speech_or_too_little_footage_is_not_sure(clip, recorder):
+    _, opening = clip
+    for sound, frames in ((spoken(60, 9)[0], 500), (recorder[0], 200), (np.zeros(640_000), 500)):
+        mel = whole_mel(sound.astype(np.float32))
+        assert av_sync.find_apart(mel, Seen(opening[:frames]))[1] < av_sync.LIKELY_CONFIDENCE
+    still = Seen(np.zeros(500))
+    assert av_sync.find_apart(whole_mel(recorder[0]), still)[1] < av_sync.LIKELY_CONFIDENCE
 
 
 # -- the correction --------------------------------------------------------------------------------

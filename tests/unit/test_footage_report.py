@@ -12,8 +12,10 @@ from utils.contract import FACE_SIZE, FPS, SAMPLE_RATE, face_path
 from utils.face.geometry import Affine, align
 from utils.media.pixels import encode_png, read_png
 from utils.storage import Track
+from utils.usable_frames import Flaws
 
 FRAMES = 2500  # 100 s
+SCRIPT = sample.make_script(10, 3)
 
 
 def statistics_of(change=lambda face: face, scale=0.4):
@@ -37,16 +39,20 @@ def good_track():
         cuts=np.array([0]),
         lips=unused,
         pose=np.full((FRAMES, 2), 0.05, np.float32),
-        mouth=unused,
+        mouth=np.tile(0.2 * sample.mouth_curve(SCRIPT)[:250], (10, 1)).astype(np.float32),
     )
 
 
 @pytest.fixture(scope="module")
 def good():
     """All about 100 s of good footage: a dict of what footage_report.findings takes."""
-    script = sample.make_script(10, 3)
-    sound = np.tile(sample.synthesise(script, 3)[: 10 * SAMPLE_RATE], 10)
-    return {"track": good_track(), "statistics": statistics_of(), **with_sound(sound)}
+    sound = np.tile(sample.synthesise(SCRIPT, 3)[: 10 * SAMPLE_RATE], 10)
+    return {
+        "track": good_track(),
+        "statistics": statistics_of(),
+        "flaws": Flaws(*np.zeros((3, FRAMES), bool)),
+        **with_sound(sound),
+    }
 
 
 def with_sound(sound):
@@ -62,6 +68,29 @@ def with_offset(good, *offset):
 
 def with_track(good, **changed):
     return {"track": dataclasses.replace(good["track"], **changed)}
+
+
+def with_flaws(good, **changed):
+    """Flaws of some frames, which are not usable then."""
+    flaws = good["flaws"]._replace(**changed)
+    return {"flaws": flaws, **with_track(good, usable=~np.any(flaws, axis=0))}
+
+
+def still_from(good, share):
+    """A mouth that does not move from there on."""
+    mouth = np.where(first(share)[:, None], good["track"].mouth, 0.1)
+    return with_track(good, mouth=mouth)
+
+
+def with_rate(rate):
+    """Fewer pictures a second: the others are repetitions."""
+    statistics = statistics_of()
+    shown = (np.arange(FRAMES) * rate / FPS + 1e-6).astype(int)
+    new = np.diff(shown, prepend=-1) > 0
+    statistics.rows = [
+        row._replace(change=2.0 * new[k]) for k, row in enumerate(statistics.rows)
+    ]
+    return {"statistics": statistics}
 
 
 def with_turn(good, share, turn):
@@ -112,19 +141,27 @@ def spoken_share(good, share):
 
 
 def short(good, frames):
-    """Only the first frames, and all of the sound."""
+    """Only the first frames, and all of the sound, but for its mel."""
     statistics = footage_report.FaceStatistics()
     statistics.rows = good["statistics"].rows[:frames]
     arrays = {name: values[:frames] for name, values in vars(good["track"]).items()}
-    return {"track": Track(**arrays), "statistics": statistics}
+    flaws = Flaws(*(flaw[:frames] for flaw in good["flaws"]))
+    sound, mel, offset = good["synchronised"]
+    synchronised = Synchronised(sound, mel[: 4 * frames], offset)
+    return {
+        "track": Track(**arrays),
+        "statistics": statistics,
+        "flaws": flaws,
+        "synchronised": synchronised,
+    }
 
 
 SPOILT = [  # line, verdict, what changes of good footage
     ("length", "usable", lambda g: short(g, 1000)),
     ("length", "will hurt", lambda g: short(g, 400)),
-    ("length", "will hurt", lambda g: with_track(g, valid=first(0.1))),
-    ("usable frames", "usable", lambda g: with_track(g, valid=first(0.9))),
-    ("usable frames", "will hurt", lambda g: with_track(g, valid=~first(0.3))),
+    ("length", "will hurt", lambda g: with_flaws(g, unrecorded=~first(0.1))),
+    ("usable frames", "usable", lambda g: with_flaws(g, frozen=~first(0.9))),
+    ("usable frames", "will hurt", lambda g: with_track(g, usable=~first(0.3))),
     ("usable frames", "will hurt", lambda g: with_turn(g, 0.3, -0.4)),
     ("face size", "usable", lambda g: larger_faces(g, 3.5)),
     ("face size", "will hurt", lambda g: larger_faces(g, 7)),
@@ -137,6 +174,16 @@ SPOILT = [  # line, verdict, what changes of good footage
     ("head turn", "will hurt", lambda g: with_turn(g, 0.1, 0.35)),
     ("mouth visible", "usable", lambda g: with_track(g, valid=~first(0.1))),
     ("mouth visible", "will hurt", lambda g: with_track(g, valid=first(0.6))),
+    ("usable frames", "will hurt", lambda g: with_flaws(g, frozen=first(0.3))),
+    ("face inside the picture", "usable", lambda g: with_flaws(g, cut_off=first(0.1))),
+    ("face inside the picture", "will hurt", lambda g: with_flaws(g, cut_off=first(0.3))),
+    ("frame rate", "good", lambda g: with_rate(24)),
+    ("frame rate", "usable", lambda g: with_rate(20.5)),
+    ("frame rate", "will hurt", lambda g: with_rate(15)),
+    ("sound covers", "usable", lambda g: with_flaws(g, unrecorded=first(0.1))),
+    ("sound covers", "will hurt", lambda g: with_flaws(g, unrecorded=first(0.3))),
+    ("mouth moves", "usable", lambda g: still_from(g, 0.82)),
+    ("mouth moves", "will hurt", lambda g: still_from(g, 0.7)),
     ("speech", "usable", lambda g: spoken_share(g, 0.45)),
     ("speech", "will hurt", lambda g: spoken_share(g, 0.2)),
     ("noise", "usable", lambda g: with_sound(noisy(sound_of(g), 0.003))),
@@ -232,8 +279,8 @@ def test_table_is_short_and_says_what_to_do(good):
     rows = footage_report.findings(**{**good, **short(good, 400)})
     lines = footage_report.table("clip.mp4", rows).splitlines()
     assert lines[0] == "quality of clip.mp4:"
-    assert len(lines) == 12
-    assert max(map(len, lines)) <= 110
+    assert len(lines) == 16
+    assert max(map(len, lines)) <= 119
     assert lines[1].split()[:4] == ["length", "16", "s", "will"]
     assert "film 2-5 minutes" in lines[1]
 

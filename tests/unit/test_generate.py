@@ -20,6 +20,7 @@ from utils.generate import (
     generate_lower_faces,
     pingpong,
     read_driving,
+    seen_span,
     turning_points,
 )
 from utils.media.reader import read_sound
@@ -60,6 +61,19 @@ def test_a_file_without_audible_speech_is_said_to_close_the_mouth(tmp_path, caps
     assert not read_driving(path).any()
     note = capsys.readouterr().err
     assert "no speech that stands out (-100 dBFS); the mouth will stay closed" in note
+
+
+def test_damage_and_opposite_phase_of_a_speech_are_said(tiny_speech, tmp_path, capsys):
+    """A single damaged sample would leave no number in the mouth."""
+    sound, rate = soundfile.read(tiny_speech)
+    path = tmp_path / "speech.wav"
+    channels = np.stack([sound, -sound], axis=1)
+    channels[5000, 0] = np.nan
+    soundfile.write(path, channels, rate, subtype="FLOAT")
+    assert np.isfinite(inference._read_mel(path)).all()
+    damaged, opposed = capsys.readouterr().err.splitlines()
+    assert "no numbers were silenced (1)" in damaged
+    assert "cancel each other for 2.0 s" in opposed
 
 
 def test_a_file_without_a_single_sample_has_no_speech(tmp_path, capsys):
@@ -129,6 +143,18 @@ CALM_WITHOUT_A_FACE = MovingFace(
 ])
 def test_footage_turns_where_the_face_is_calm(track, expected):
     assert turning_points(track) == expected
+
+
+def test_footage_between_titles_turns_there():
+    """No face in the first 20 and the last 30 frames; the take ends before frame 150."""
+    track = MovingFace({25: 0.5, 26: 0.5, 160: 0.5, 161: 0.5, 110: 0.5, 111: 0.5},
+                       missing=(*range(20), *range(120, 130), *range(170, 200)))
+    assert seen_span(track) == (20, 170)
+    assert turning_points(track) == (25, 160)
+    assert seen_span(track, 125) == (20, 120)
+    assert turning_points(track, 125) == (25, 110)
+    unseen = MovingFace({}, missing=range(200))
+    assert seen_span(unseen) == (0, 200)
 
 
 def test_a_turn_is_no_jump(tiny_data):

@@ -20,6 +20,7 @@ READMES = ("README.md", "README.zh-CN.md")
 TOOLS = tuple(f"utils.{name}" for name in ("evaluate", "export", "benchmark", "sample", "pretrain"))
 STARTS = ("python ", "pip ", "bash ", "torchrun ")
 
+INGEST = "tests/robustness/test_ingest.py::"
 CHAIN = "tests/pipeline/test_chain.py::"
 PREPROCESS = "tests/pipeline/test_preprocess.py::"
 TRAIN = "tests/pipeline/test_train.py::"
@@ -41,6 +42,10 @@ RUN_BY = {
     "python preprocess.py VIDEO": ".ci/run::python preprocess.py",
     "python preprocess.py VIDEO --face 2":
         "tests/pipeline/test_tracking.py::test_another_person_is_prepared_if_asked_and_said",
+    "python preprocess.py VIDEO ANOTHER_VIDEO --take 2":
+        f"{INGEST}test_several_takes_are_learned_from_and_one_is_rendered",
+    "python preprocess.py VIDEO --sound FILE":
+        f"{INGEST}test_sound_that_was_recorded_apart_is_put_in_step",
     "python preprocess.py VIDEO --av-offset 100": f"{PREPROCESS}test_a_number_is_applied_as_given",
     "python preprocess.py VIDEO --av-offset off":
         f"{PREPROCESS}test_late_sound_of_a_video_is_moved",

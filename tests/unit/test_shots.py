@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.shots import SMOOTHING_FRAMES, shot_bounds, shots, smooth
+from utils.shots import SMOOTHING_FRAMES, seconds_of, shot_bounds, shots, smooth
 
 
 def random_values(*shape):
@@ -22,6 +22,16 @@ def test_each_frame_lies_in_one_shot(cuts):
         frames += range(first, stop)
     assert frames == list(range(10))
     assert [first for first, _ in parts] == cuts
+
+
+def test_frames_are_named_by_their_seconds():
+    frames = np.zeros(500, bool)
+    frames[25:60] = True
+    assert seconds_of(frames) == "1.0-2.4 s"
+    frames[175:] = True
+    assert seconds_of(frames) == "1.0-2.4, 7.0-20.0 s"
+    frames[::2] = False
+    assert seconds_of(frames).count("-") == 5 and seconds_of(frames).endswith(" ... s")
 
 
 def test_the_bounds_of_a_frame_are_those_of_its_shot():

@@ -226,6 +226,37 @@ def test_a_track_is_read_back(data, track):
         np.testing.assert_array_equal(getattr(again, name), array)
 
 
+def test_a_track_from_before_is_usable_where_it_is_valid(data, track):
+    change_track(data, usable=...)
+    assert np.array_equal(read_both(data).usable, track.valid)
+    for wrong in (track.valid[1:], track.valid.astype(int)):
+        change_track(data, usable=wrong)
+        assert "usable" in refused(data, read_both)
+
+
+def test_a_meta_from_before_has_one_take_with_its_own_sound(data):
+    change_meta(data, shown_frames=..., sound=..., track=...)
+    meta = storage.read_meta(data)
+    assert (meta.shown_frames, meta.sound, meta.track) == (FRAMES, None, None)
+
+
+@pytest.mark.parametrize("changes", [
+    {"shown_frames": 21}, {"shown_frames": -1}, {"shown_frames": "x"}, {"track": 0}, {"track": "1"},
+    {"sound": {"path": 5}}, {"sound": "a.wav"},
+])
+def test_an_impossible_take_or_sound_is_refused(data, changes):
+    change_meta(data, **changes)
+    refused(data)
+
+
+def test_joined_tracks_have_a_cut_between_them(track):
+    track.usable = track.valid & (np.arange(FRAMES) < 15)
+    joined = storage.join_tracks([track, track])
+    assert joined.cuts.tolist() == [0, 12, 20, 32]
+    assert np.array_equal(joined.usable, np.tile(track.usable, 2))
+    assert np.array_equal(joined.mouth[FRAMES:], track.mouth)
+
+
 def test_a_track_knows_its_length_its_shots_and_its_opening(track):
     assert len(track) == FRAMES
     assert track.shots() == [(0, 12), (12, FRAMES)]
@@ -319,6 +350,28 @@ def test_a_source_that_is_gone_is_named(clip, meta):
     assert f"{COMMAND} VIDEO" in str(error.value)
 
 
+@pytest.mark.parametrize("place", ["project/input", "project", "elsewhere/input"])
+@pytest.mark.parametrize("old", ["{}", "C:\\Users\\Zoë\\Videos\\clip.mp4"])
+def test_a_moved_source_is_found_by_name_and_content(tmp_path, clip, meta, monkeypatch, place, old):
+    """In input/ of the project or of the folder one is in, or beside data/; not another file."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    data = tmp_path / "project" / "data"
+    data.mkdir(parents=True)
+    content = clip.read_bytes()
+    clip.unlink()
+    path = old.format(clip)
+    moved = replace(meta, source=replace(meta.source, path=path))
+    new = tmp_path / place / "clip.mp4"
+    new.parent.mkdir(exist_ok=True)
+    new.write_bytes(content[::-1])
+    with pytest.raises(DataError, match="is gone; put it back or into input/"):
+        storage.source_path(moved, data)
+    new.write_bytes(content)
+    assert storage.source_path(moved, data).resolve() == new
+    assert storage.find_moved(path, meta.source.sha256, data).resolve() == new
+
+
 @pytest.mark.parametrize("path", ["n" * 300, "a\0b"])
 def test_a_source_that_no_file_can_be_is_gone(meta, path):
     impossible = replace(meta, source=replace(meta.source, path=path))
@@ -367,25 +420,27 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 # -- files and folders -----------------------------------------------------------------------------
-def test_the_only_file_is_found_whatever_its_case(tmp_path):
+def test_files_are_found_whatever_their_case_but_not_hidden_ones(tmp_path):
     (tmp_path / "notes.txt").touch()
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "Clip.MP4").touch()
-    assert storage.only_file(tmp_path, VIDEO_ENDINGS, "video", COMMAND) == tmp_path / "Clip.MP4"
+    (tmp_path / "._Clip.MP4").touch()
+    found = storage.find_files(tmp_path, VIDEO_ENDINGS)
+    assert found == [tmp_path / "Clip.MP4"]
+    assert storage.only_file(found, tmp_path, "video", COMMAND) == tmp_path / "Clip.MP4"
 
 
 def test_without_a_file_the_message_says_what_to_put_where(tmp_path):
     with pytest.raises(UserError) as error:
-        storage.only_file(tmp_path, VIDEO_ENDINGS, "video", COMMAND)
+        storage.only_file([], tmp_path, "video", COMMAND)
     for part in ("no video", str(tmp_path), COMMAND, "utils.sample"):
         assert part in one_line(error)
 
 
 def test_with_two_files_the_message_has_the_command_for_each(tmp_path):
-    (tmp_path / "a b.mp4").touch()
-    (tmp_path / "c.mov").touch()
+    found = [tmp_path / "a b.mp4", tmp_path / "c.mov"]
     with pytest.raises(UserError) as error:
-        storage.only_file(tmp_path, VIDEO_ENDINGS, "video", COMMAND)
+        storage.only_file(found, tmp_path, "video", COMMAND)
     assert f"{COMMAND} '{tmp_path / 'a b.mp4'}'" in one_line(error)
     assert f"{COMMAND} {tmp_path / 'c.mov'}" in str(error.value)
 

@@ -14,15 +14,19 @@ from utils.contract import (
     LOWER_HEIGHT,
     LOWER_TOP,
     MEL_FLOOR,
+    N_MELS,
     REFERENCE_GAP_FRAMES,
-    ROWS_PER_FRAME,
 )
 from utils.dataset import augment
 from utils.dataset.clip import Clip
 from utils.dataset.references import evenly_spaced
+from utils.shots import seconds_of
+from utils.usable_frames import spoken_frames
 
-HELD_OUT_SHARE = 0.10      # of the clip, its last part, that is never trained on
-GUARD_FRAMES = FPS         # between the two parts, in neither of them: neighbours look the same
+HELD_OUT_SHARE = 0.10      # of the clip, its last part that will do, that is never trained on
+HELD_OUT_USABLE = 0.8      # of its frames at least may be judged by ...
+HELD_OUT_SPOKEN = 0.2      # ... and at least so many are spoken in, or an earlier part is taken
+GUARD_FRAMES = FPS         # between training and held-out part, in neither: neighbours look alike
 REST_QUANTILE = 0.2        # of opening: frames at most as open are shown where silence is heard
 LEAST_MEL_STD = 0.1        # a band that hardly changes is not blown up beyond this
 LEAST_SPREAD_PX = FACE_SIZE / 42  # least size of the region that counts as the mouth
@@ -59,11 +63,30 @@ class MouthMaps(NamedTuple):
     crop: tuple[slice, slice]      # 56 rows, 104 columns that the discriminator sees
 
 
-def split(frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frame numbers of the training part and of the held-out last part of a clip."""
-    held = max(round(HELD_OUT_SHARE * frames), min(2 * FPS, frames // 4))
-    trained = np.arange(frames - held - GUARD_FRAMES)
-    return trained, np.arange(frames - held, frames)
+def split(clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+    """Frame numbers of the training part and of the held-out part of a clip.
+
+    Held out is the last stretch that can be judged by, of the take that is rendered: nearly all of
+    its frames are usable, and somebody speaks. That is the end of the clip, if there is none.
+    """
+    frames = clip.meta.shown_frames
+    length = max(round(HELD_OUT_SHARE * frames), min(2 * FPS, frames // 4))
+    usable = clip.track.usable[:frames]
+    spoken = spoken_frames(clip.mel, clip.track.usable)[:frames]
+    fits = _shares(usable, length) >= HELD_OUT_USABLE
+    fits &= _shares(spoken, length) >= HELD_OUT_SPOKEN
+    fitting = np.flatnonzero(fits)
+    first = fitting[-1] if len(fitting) else frames - length
+    stop = first + length
+    every = np.arange(clip.frames)
+    apart = (every < first - GUARD_FRAMES) | (every >= stop + GUARD_FRAMES)
+    return every[apart], every[first:stop]
+
+
+def _shares(flags, length):
+    """Share of True in each stretch of that length, by its first frame."""
+    sums = np.cumsum(np.pad(flags, (1, 0)))
+    return (sums[length:] - sums[:-length]) / length
 
 
 class LipDataset(Dataset):
@@ -88,14 +111,17 @@ class LipDataset(Dataset):
         self.clip = clip
         self.train = train
         self.extra_sounds = extra_sounds
-        valid = clip.track.valid
+        usable = clip.track.usable & clip.track.valid
         trained, held = self.parts()
-        self.trained = trained[valid[trained]]
-        frames = self.trained if train else held[valid[held]]
-        if len(self.trained) < 2 * REFERENCE_GAP_FRAMES + 1 or not len(frames):
+        self.trained = trained[usable[trained]]
+        held = held[usable[held]]
+        if len(self.trained) < 2 * REFERENCE_GAP_FRAMES + 1 or not len(held):
+            cut = "" if usable.all() else (
+                f"; nothing can be learned from {seconds_of(~usable)}: cut that out")
             raise DataError(
-                f"{clip.data} has {len(self.trained)} frames to train on, too few "
-                "(best are 2-5 minutes)", video="LONGER_VIDEO")
+                f"{clip.data} has {len(self.trained)} frames to train on and {len(held)} to judge "
+                f"by, too few (best are 2-5 minutes){cut}", video="LONGER_VIDEO")
+        frames = self.trained if train else held
         self.frames = evenly_spaced(frames, max_frames or len(frames))
         self.norm = self.normalised()
         openings = clip.track.opening[self.trained]
@@ -107,7 +133,7 @@ class LipDataset(Dataset):
 
     def parts(self) -> tuple[np.ndarray, np.ndarray]:
         """Frame numbers to train on and held out, before those without a face are left out."""
-        return split(self.clip.frames)
+        return split(self.clip)
 
     def normalised(self) -> LandmarkNorm:
         """Normalisation of the landmarks."""
@@ -148,8 +174,7 @@ class LipDataset(Dataset):
 
     def mel_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (80,) of each mel band over the training part."""
-        rows = (self.trained[-1] + 1) * ROWS_PER_FRAME
-        mel = self.clip.mel[:rows]
+        mel = self.clip.mel.reshape(self.clip.frames, -1)[self.trained].reshape(-1, N_MELS)
         std = np.maximum(mel.std(axis=0), LEAST_MEL_STD)
         return torch.from_numpy(mel.mean(axis=0)), torch.from_numpy(std)
 

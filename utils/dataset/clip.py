@@ -77,10 +77,13 @@ class Clip:
         allowed: np.ndarray | None = None,
         rng: np.random.Generator | None = None,
     ) -> np.ndarray:
-        """Reference frames (N, 2) of each frame, out of those with a face, and of them only the
-        ones `allowed` (N,) bool; see choose_references. DataError if the clip is too short.
+        """Reference frames (N, 2) of each frame, out of the usable ones, and of them only the ones
+        `allowed` (N,) bool; see choose_references. Footage that nothing can be learned from has
+        those with a face. DataError if the clip is too short.
         """
-        usable = self.track.valid
+        usable = self.track.usable
+        if usable.sum() <= 2 * REFERENCE_GAP_FRAMES:
+            usable = self.track.valid
         if allowed is not None:
             usable = usable & allowed
         chosen = choose_references(self.track, usable, rng)

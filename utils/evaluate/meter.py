@@ -9,7 +9,7 @@ import torch
 from models.unet import LipUNet
 from utils import cli, storage
 from utils.audio import MelWindows, fit_length
-from utils.av_sync import shift_sound
+from utils.av_sync import place_sound
 from utils.cli import DataError, UserError
 from utils.contract import MEL_FLOOR, N_MELS, ROWS_PER_FRAME, SAMPLE_RATE
 from utils.dataset.augment import noise_floor
@@ -84,14 +84,19 @@ def choose_pairs(shown: list[Utterance], driving: list[Utterance], most: int) ->
 # -- what is measured ------------------------------------------------------------------------------
 def real_speech(clip: Clip, held: np.ndarray) -> tuple[list[Utterance], list[Utterance]]:
     """Utterances in the frames `held`, and some of the whole clip to compare with."""
-    video = storage.source_path(clip.meta)
-    sound = read_sound(video, SAMPLE_RATE, video_start=True)
+    meta = clip.meta
+    path = storage.source_path(meta, clip.data)
+    if meta.sound:
+        path = storage.find_moved(meta.sound.path, meta.sound.sha256, clip.data)
+    sound = read_sound(path, SAMPLE_RATE, 1, not meta.sound, None, meta.track)
     if sound is None:
-        raise DataError(f"{video} has no sound")
-    sound = shift_sound(sound[:, 0], clip.meta.av_offset_ms)  # as training heard it
+        raise DataError(f"{path} has no sound")
+    sound = place_sound(sound[:, 0], meta.av_offset_ms)  # as training heard it
     whole = (clip.mel_windows, clip.track.mouth, fit_length(sound, clip.frames))
-    shown = utterances(pieces(held, clip.track.cuts), *whole)
-    spans = np.array(pieces(np.arange(clip.frames), clip.track.cuts))
+    usable = clip.track.usable
+    shown = utterances(pieces(held[usable[held]], clip.track.cuts), *whole)
+    every = np.flatnonzero(usable[:meta.shown_frames])
+    spans = np.array(pieces(every, clip.track.cuts))
     return shown, utterances(evenly_spaced(spans, MOST_OTHERS), *whole)
 
 
@@ -108,9 +113,11 @@ def evaluate(
     Raises UserError if there are no pieces to swap.
     """
     clip = speaker.clip
-    trained = held = np.arange(clip.frames)
+    trained = held = np.arange(clip.meta.shown_frames)
     if trained_on == clip.meta.id:
-        trained, held = split(clip.frames)
+        trained, held = split(clip)
+    usable = clip.track.usable[trained]
+    trained = trained[usable] if usable.any() else trained
 
     # 1. what is said on which picture
     shown, others = real_speech(clip, held)

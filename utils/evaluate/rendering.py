@@ -26,6 +26,7 @@ from utils.media.pixels import to_uint8, yuv_to_rgb
 from utils.media.reader import probe, read_frames, read_sound
 from utils.shots import shots
 from utils.storage import Track
+from utils.usable_frames import unrecorded_frames
 
 PIECE_FRAMES = 75            # of a piece at most (3 s): about one sentence
 SHORTEST_PIECE_FRAMES = 25   # a shorter piece says nothing about a mouth over time
@@ -94,7 +95,7 @@ Renderings = dict[str, list[Rendering]]  # by kind
 
 # -- real speech -----------------------------------------------------------------------------------
 def pieces(frames: np.ndarray, cuts: np.ndarray) -> list[tuple[int, int]]:
-    """Runs (first, stop) of rising frame numbers that cross no cut.
+    """Runs (first, stop) of rising frame numbers that cross no cut, and leave none out.
 
     Each has PIECE_FRAMES, or half of all frames if they are few, and is cut from what still has
     SHORTEST_PIECE_FRAMES.
@@ -103,10 +104,11 @@ def pieces(frames: np.ndarray, cuts: np.ndarray) -> list[tuple[int, int]]:
         return []
     longest = min(PIECE_FRAMES, len(frames) // 2)
     found = []
-    for first, stop in shots(cuts, frames[-1] + 1):
-        last = stop - SHORTEST_PIECE_FRAMES
-        for begin in range(max(first, frames[0]), last + 1, longest):
-            found.append((begin, min(stop, begin + longest)))
+    for run in np.split(frames, np.flatnonzero(np.diff(frames) > 1) + 1):
+        for first, stop in shots(cuts, run[-1] + 1):
+            last = stop - SHORTEST_PIECE_FRAMES
+            for begin in range(max(first, run[0]), last + 1, longest):
+                found.append((begin, min(stop, begin + longest)))
     return found
 
 
@@ -141,7 +143,8 @@ def video_utterances(path: Path) -> list[Utterance]:
             f"--against {path} needs a face and sound; name another video of the person"
         )
     sound, mel, _ = av_sync.synchronise(sound[:, 0], track)
-    spans = pieces(np.arange(len(track)), track.cuts)
+    usable = track.valid & ~unrecorded_frames(sound, len(track))
+    spans = pieces(np.flatnonzero(usable), track.cuts)
     mel_windows = MelWindows(mel, track.shot_bounds())
     return utterances(spans, mel_windows, track.mouth, fit_length(sound, len(track)))
 
@@ -220,7 +223,7 @@ class _Scene:
 def render_all(speaker: Speaker, jobs: list[Job]) -> Renderings:
     """Renderings by the kind of their job. Each scene is decoded once, for all its jobs."""
     clip = speaker.clip
-    video = storage.source_path(clip.meta)
+    video = storage.source_path(clip.meta, clip.data)
     paster = Paster(clip.track, DetailTransfer(clip.data, clip.meta, clip.track))
     by_scene = defaultdict(list)
     for job in jobs:

@@ -37,7 +37,7 @@ NOSE = [1, 2, 98, 327]      # tip and base
 WARP_POINTS = LIPS + JAW + NOSE  # the landmarks that a track keeps: a reference is warped by them
 LIP_COLUMNS = slice(0, len(LIPS))
 JAW_COLUMNS = slice(len(LIPS), len(LIPS) + len(JAW))
-
+CHIN_COLUMNS = slice(len(LIPS) + 6, len(LIPS) + 15)  # the part of the jaw that speech moves
 
 
 def mouth_matrix() -> np.ndarray:

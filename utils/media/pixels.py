@@ -19,8 +19,13 @@ LUMA_SPAN = 219
 CHROMA_MIDDLE = 128
 CHROMA_SPAN = 224
 
+# FFmpeg's numbers of colour spaces, primaries and transfers: 0 and 3 are reserved.
+UNDEFINED = 2
+KNOWN_TAGS = {*range(1, 23)} - {3}
+BT_709 = 1
+
 # Weights (red, blue) of luma by FFmpeg's number of the colour space: BT.709 and BT.2020.
-LUMA_WEIGHTS = {1: (0.2126, 0.0722), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
+LUMA_WEIGHTS = {BT_709: (0.2126, 0.0722), 9: (0.2627, 0.0593), 10: (0.2627, 0.0593)}
 BT_601 = (0.299, 0.114)  # weights of all others, as FFmpeg's converter takes them
 FULL_RANGE = 2           # FFmpeg's number for samples that use 0..255
 
@@ -31,6 +36,13 @@ class ColourSpace(NamedTuple):
     red: float
     blue: float
     full_range: bool  # samples use all of 0..255
+
+
+def forget_unknown_tags(picture: av.VideoFrame):
+    """Have colour tags that mean nothing, such as the zeros of some cameras, say "undefined"."""
+    for name in ("colorspace", "color_primaries", "color_trc"):
+        if getattr(picture, name) not in KNOWN_TAGS:
+            setattr(picture, name, UNDEFINED)
 
 
 def planes_of(picture: av.VideoFrame) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ import contextlib
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import groupby
 from math import ceil
 from pathlib import Path
@@ -12,17 +13,31 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from utils.audio import has_voice
 from utils.cli import UserError
-from utils.contract import FPS
+from utils.contract import FPS, SAMPLE_RATE
+from utils.media.interlaced import deinterlaced
+from utils.media.mixing import mono, silence_damage
 from utils.media.pixels import (
     BT_601,
+    BT_709,
     FULL_RANGE,
     LUMA_WEIGHTS,
     ColourSpace,
+    forget_unknown_tags,
     picture_from_planes,
     planes_of,
 )
-from utils.media.streams import LAYOUTS, Losses, first_frame, open_media, pick_stream, timed_frames
+from utils.media.streams import (
+    LAYOUTS,
+    Losses,
+    file_parts,
+    first_frame,
+    open_media,
+    pick_stream,
+    streams_of,
+    timed_frames,
+)
 
 EARLY_S = 0.25 / FPS       # a picture is shown this early at most, so that rounding changes nothing
 GAP_S = 0.03               # sound whose timestamp lies further off its place is moved there
@@ -44,6 +59,8 @@ class Frame:
 
     picture: av.VideoFrame  # as it was decoded
     turns: Turns
+    pixel_ratio: Fraction  # width over height of a pixel, upright
+    was_interlaced: bool
 
     def _upright(self, plane):
         if self.turns.flipped:
@@ -56,12 +73,25 @@ class Frame:
         height, width, _ = rgb.shape
         return np.ascontiguousarray(rgb[:height & ~1, :width & ~1])
 
+    @property
+    def yuv(self) -> av.VideoFrame:
+        """The picture as 8-bit 4:2:0, not upright. RGB becomes BT.709 in studio range."""
+        picture = self.picture
+        if picture.format.name == "yuvj420p":  # which is yuv420p in full range
+            return picture
+        if self._is_rgb:
+            return picture.reformat(
+                format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
+            )
+        return picture.reformat(format="yuv420p")
+
+    @property
+    def _is_rgb(self):
+        return self.picture.format.is_rgb or self.picture.format.has_palette
+
     def copied(self) -> av.VideoFrame:
         """Picture with memory of its own, 8-bit 4:2:0, as VideoWriter takes it."""
-        picture = self.picture
-        if picture.format.name != "yuvj420p":  # which is yuv420p in full range
-            picture = picture.reformat(format="yuv420p")
-        return picture_from_planes(self._upright(plane) for plane in planes_of(picture))
+        return picture_from_planes(self._upright(plane) for plane in planes_of(self.yuv))
 
     def planes(self) -> list[np.ndarray]:
         """Planes y (H, W), u and v (H/2, W/2), uint8, with memory of their own."""
@@ -71,6 +101,8 @@ class Frame:
     def colours(self) -> ColourSpace:
         """What turns its planes into RGB, as the picture states it."""
         picture = self.picture
+        if self._is_rgb:
+            return ColourSpace(*LUMA_WEIGHTS[BT_709], full_range=False)
         weights = LUMA_WEIGHTS.get(picture.colorspace, BT_601)
         is_full = picture.color_range == FULL_RANGE or picture.format.name.startswith("yuvj")
         return ColourSpace(*weights, is_full)
@@ -86,6 +118,10 @@ class MediaInfo:
     frames: int       # at 25 a second: an estimate, for progress bars
     sample_rate: int  # Hz
     channels: int
+    pixel_ratio: Fraction = Fraction(1)  # width over height of a pixel, not upright
+    has_alpha: bool = False  # parts of the picture are transparent
+    rate: float = 0.0        # pictures a second
+    tracks: int = 0          # of sound
 
 
 def probe(path: Path) -> MediaInfo:
@@ -105,8 +141,19 @@ def probe(path: Path) -> MediaInfo:
             seconds=seconds,
             frames=round(seconds * FPS),
             sample_rate=sound.rate if sound else 0,
-            channels=sound.channels if sound else 0
+            channels=sound.channels if sound else 0,
+            pixel_ratio=(video.sample_aspect_ratio if video else None) or Fraction(1),
+            has_alpha=bool(video) and _has_alpha(video),
+            rate=float((video.average_rate if video else None) or 0),
+            tracks=len(streams_of(container, "audio"))
         )
+
+
+def _has_alpha(stream):
+    tags = {name.lower(): value for name, value in stream.metadata.items()}
+    if tags.get("alpha_mode") == "1":  # of webm, whose decoder leaves it out
+        return True
+    return stream.format is not None and any(part.is_alpha for part in stream.format.components)
 
 
 def _turns_of(picture):
@@ -142,6 +189,10 @@ class _Video:
         self.seconds = info.seconds  # as the file states it
         self.origin = first.start
         self.turns = _turns_of(first.frame)
+        self.is_interlaced = first.frame.interlaced_frame
+        self.pixel_ratio = info.pixel_ratio
+        if self.turns.quarters % 2:
+            self.pixel_ratio = 1 / self.pixel_ratio
         picture_bytes = first.frame.width * first.frame.height * 3 // 2
         self.most_held = ceil(REVERSE_BYTES / picture_bytes)
 
@@ -156,7 +207,8 @@ class _Video:
             with contextlib.suppress(av.error.FFmpegError):
                 if moment is not None:
                     container.seek(int(moment / stream.time_base), stream=stream)
-            for timed in timed_frames(stream, losses):
+            for timed in deinterlaced(timed_frames(stream, losses)):
+                forget_unknown_tags(timed.frame)
                 yield timed._replace(frame=timed.frame.reformat(*size))
 
     def frames(self, first, stop, seek, losses):
@@ -183,7 +235,7 @@ class _Video:
                 losses.seconds = max(0.0, self.seconds - seconds)
                 if stop is None and k >= round(seconds * FPS):
                     return
-            yield Frame(shown.frame, self.turns)
+            yield Frame(shown.frame, self.turns, self.pixel_ratio, self.is_interlaced)
             k += 1
 
     def backwards(self, high, low):
@@ -227,33 +279,64 @@ def read_order(path: Path, order: np.ndarray) -> Iterator[Frame]:
             yield from video.frames(first, last + 1, first, Losses())
 
 
+def voice_track(path: Path) -> int | None:
+    """Number, from 1, of the first sound track in which a voice is heard, the default one first.
+
+    None if there is only one, or none has a voice.
+    """
+    with open_media(path) as container:
+        streams = streams_of(container, "audio")
+        usual = pick_stream(container, "audio")
+        numbers = sorted(range(1, len(streams) + 1), key=lambda k: streams[k - 1] is not usual)
+    for number in numbers if len(numbers) > 1 else ():
+        sound = read_sound(path, SAMPLE_RATE, track=number)
+        if sound is not None and has_voice(sound[:, 0]):
+            return number
+    return None
+
+
 def sound_blocks(
-    path: Path, rate: int, channels: int, losses: Losses | None = None
+    path: Path,
+    rate: int,
+    channels: int,
+    losses: Losses | None = None,
+    track: int | None = None
 ) -> Iterator[np.ndarray]:
     """Yield the sound in blocks of float32 (samples, channels) at `rate` Hz, nominally -1..1.
 
     Holes in its timestamps, such as a damaged packet leaves, are filled with silence, and what
-    overlaps is cut. Damage is added to `losses`.
+    overlaps is cut. Of files joined to one all are read. Damage is added to `losses`. track: its
+    number, else what voice_track() finds.
     """
+    losses = losses or Losses()
+    track = track or voice_track(path)
+    with open_media(path) as container:
+        has_video = pick_stream(container, "video") is not None
+    for part in [None] if has_video else file_parts(path):
+        with open_media(path, part) as container:
+            yield from _blocks(pick_stream(container, "audio", track), rate, channels, losses)
+
+
+def _blocks(stream, rate, channels, losses):
+    """Yield the sound of a stream, see sound_blocks."""
     count = 0
     origin = None
-    with open_media(path) as container:
-        pieces = timed_frames(pick_stream(container, "audio"), losses or Losses())
-        for _, alike in groupby(pieces, _sound_kind):
-            resampler = av.AudioResampler("flt", LAYOUTS[channels], rate)
-            for piece in alike:
-                if origin is None:
-                    origin = piece.start
-                missing = round((piece.start - origin) * rate) - count
-                piece.frame.pts = None  # the resampler counts samples; gaps would confuse it
-                block = _samples(resampler.resample(piece.frame), channels)
-                if abs(missing) > GAP_S * rate:
-                    block = _delayed(block, missing)
-                count += len(block)
-                yield block
-            block = _samples(resampler.resample(None), channels)  # what it still holds
+    for _, alike in groupby(timed_frames(stream, losses), _sound_kind):
+        resampler = av.AudioResampler("flt", LAYOUTS[channels], rate)
+        for piece in alike:
+            if origin is None:
+                origin = piece.start
+            missing = round((piece.start - origin) * rate) - count
+            piece.frame.pts = None  # the resampler counts samples; gaps would confuse it
+            silence_damage(piece.frame, losses)
+            block = _samples(resampler.resample(piece.frame), channels)
+            if abs(missing) > GAP_S * rate:
+                block = _delayed(block, missing)
             count += len(block)
             yield block
+        block = _samples(resampler.resample(None), channels)  # what it still holds
+        count += len(block)
+        yield block
 
 
 def _sound_kind(piece):
@@ -281,23 +364,28 @@ def read_sound(
     rate: int,
     channels: int = 1,
     video_start: bool = False,
-    losses: Losses | None = None
+    losses: Losses | None = None,
+    track: int | None = None
 ) -> np.ndarray | None:
     """Sound as float32 (samples, channels) at `rate` Hz, nominally -1..1; None if there is none.
 
     With `video_start` the first sample belongs to the moment of the first picture: a sound that
     starts later is led in by silence, one that starts earlier is cut. Damage is added to `losses`.
+    track: as for sound_blocks.
     """
+    losses = losses or Losses()
+    losses.track = track = track or voice_track(path)
     with open_media(path) as container:
-        stream = pick_stream(container, "audio")
+        stream = pick_stream(container, "audio", track)
         if stream is None:
             return None
         seconds = float((stream.duration or 0) * stream.time_base)
-    samples = _joined(sound_blocks(path, rate, channels, losses), channels)
+    blocks = sound_blocks(path, rate, 2, losses, track)
+    samples = _joined(mono(blocks, rate, losses) if channels == 1 else blocks, channels)
     end = round(seconds * rate)
     if seconds and len(samples) - end < PACKET_S * rate:
         samples = samples[:end]  # the last packet of AAC is filled up with silence
-    first = first_frame(path, "audio")
+    first = first_frame(path, "audio", track)
     if video_start and first:
         late = first.start - _Video(path).origin
         samples = _delayed(samples, round(late * rate))

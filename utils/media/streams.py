@@ -5,8 +5,11 @@ other forever.
 """
 
 import contextlib
+import mmap
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +26,17 @@ DAMAGED_PACKETS = 10_000  # after more of them the rest of a file is not worth w
 LAYOUTS = {1: "mono", 2: "stereo"}
 EXPECTED = "expected a video or sound file. Check the path and run again"
 
+# How a file begins that services and browsers send in pieces, each a file of its own: wav, aiff,
+# flac, ogg, m4a, webm. FFmpeg reads the first piece only.
+BEGINNINGS = [
+    rb"RIFF....WAVE",
+    rb"FORM....AIF[FC]",
+    rb"fLaC[\x00\x80]\x00\x00\x22",
+    rb"OggS\x00\x02.{20}\x01",
+    rb"\x00\x00\x00.ftyp",
+    rb"\x1a\x45\xdf\xa3.{1,8}\x42\x86\x81\x01",
+]
+
 
 @dataclass
 class Losses:
@@ -30,6 +44,27 @@ class Losses:
 
     packets: int = 0      # damaged, or with a time that cannot be
     seconds: float = 0.0  # missing at the end
+    samples: int = 0      # of sound that are no numbers
+    opposed: float = 0.0  # s of sound whose two channels cancel each other
+    track: int | None = None  # number of the sound track that is taken, of several
+
+    def sound_notes(self) -> list[str]:
+        """What to say of the sound."""
+        notes = []
+        if self.packets:
+            notes.append(f"note: the sound is damaged: {self.packets} packets could not be used, "
+                         "silence stands in their place")
+        if self.samples:
+            notes.append("note: the sound is damaged: samples that are no numbers were silenced "
+                         f"({self.samples})")
+        if self.opposed:
+            notes.append("note: the two channels of the sound cancel each other for "
+                         f"{self.opposed:.1f} s (opposite phase); one of them is taken there")
+        if self.track:
+            notes.append(f"note: of several sound tracks number {self.track} is taken, the first "
+                         "in which a voice is heard, or the one asked for (preprocess.py: "
+                         "--track N)")
+        return notes
 
 
 class Timed(NamedTuple):
@@ -41,15 +76,21 @@ class Timed(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_media(path: Path) -> Iterator[InputContainer]:
-    """Open a media file until the block ends. Raises UserError if it is none."""
+def open_media(path: Path, part: slice | None = None) -> Iterator[InputContainer]:
+    """Open a media file, or the bytes of a part of it, until the block ends.
+
+    Raises UserError if it is none.
+    """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; {EXPECTED}")
     if not path.exists():
         raise UserError(f"{path} does not exist; {EXPECTED}")
     try:
-        container = av.open(path.absolute())
+        url = str(path.absolute())
+        if part:
+            url = f"subfile,,start,{part.start},end,{part.stop},,:{url}"
+        container = av.open(url)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
@@ -61,16 +102,35 @@ def open_media(path: Path) -> Iterator[InputContainer]:
         yield container
 
 
-def pick_stream(container: InputContainer, kind: str) -> Any:
-    """Default stream of a kind ("video" or "audio"), else the first, or None; no cover picture."""
-    streams = [
+def streams_of(container: InputContainer, kind: str) -> list[Any]:
+    """Streams of a kind ("video" or "audio") that can be decoded, no cover picture."""
+    return [
         stream for stream in getattr(container.streams, kind)
         if stream.codec_context and not stream.disposition & Disposition.attached_pic
     ]
+
+
+def pick_stream(container: InputContainer, kind: str, number: int | None = None) -> Any:
+    """Stream of that number, from 1; without one the default of that kind, else the first, or None.
+    """
+    streams = streams_of(container, kind)
+    if number:
+        return streams[number - 1]
     for stream in streams:
         if stream.disposition & Disposition.default:
             return stream
     return streams[0] if streams else None
+
+
+def file_parts(path: Path) -> list[slice | None]:
+    """The files of which a file was joined, as slices of its bytes; [None] if it is one only."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for beginning in BEGINNINGS:
+            if re.match(beginning, content, re.DOTALL):
+                starts = [found.start() for found in re.finditer(beginning, content, re.DOTALL)]
+                if len(starts) > 1:
+                    return [slice(*span) for span in pairwise([*starts, len(content)])]
+    return [None]
 
 
 def timed_frames(stream: Any, losses: Losses) -> Iterator[Timed]:
@@ -130,7 +190,7 @@ def _decode(stream, losses):
             losses.packets += 1
 
 
-def first_frame(path: Path, kind: str) -> Timed | None:
-    """First frame of the file's stream of a kind; None if none can be decoded."""
+def first_frame(path: Path, kind: str, number: int | None = None) -> Timed | None:
+    """First frame of the stream that pick_stream takes; None if none can be decoded."""
     with open_media(path) as container:
-        return next(timed_frames(pick_stream(container, kind), Losses()), None)
+        return next(timed_frames(pick_stream(container, kind, number), Losses()), None)

@@ -4,13 +4,16 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 
 import av
 import numpy as np
 
+from utils.cli import say
 from utils.contract import FPS
 from utils.media.pixels import picture_from_planes
+from utils.media.reader import Frame
 from utils.media.streams import LAYOUTS
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
@@ -38,10 +41,11 @@ class SoundTrack:
 class VideoWriter:
     """Context manager that writes an mp4: H.264 yuv420p, AAC if there is sound, index first.
 
-    size: (width, height) of the pictures, even numbers. like: a decoded picture whose colour
-    description the video takes over. comment: what the file says of itself. The file has a
-    temporary name until the block ends well; if it does not, an earlier file of that name stays as
-    it was. Raises OSError that names the file if it cannot be written.
+    size: (width, height) of the pictures, even numbers. like: a source picture whose colour
+    description and shape of pixels the video takes over. comment: what the file says of itself. The
+    file has a temporary name until the block ends well; if it does not, an earlier file of that
+    name stays as it was. If that one cannot be replaced, `path` becomes another name, and this is
+    said. Raises OSError that names the file if it cannot be written.
     """
 
     def __init__(
@@ -50,7 +54,7 @@ class VideoWriter:
         size: tuple[int, int],
         quality: Quality,
         sound: SoundTrack | None = None,
-        like: av.VideoFrame | None = None,
+        like: Frame | None = None,
         comment: str = MADE_BY_AI
     ):
         self.path = path
@@ -70,10 +74,12 @@ class VideoWriter:
         )
         self.video.width, self.video.height = size
         if like is not None:
-            self.video.colorspace = like.colorspace
-            self.video.color_range = like.color_range
-            self.video.color_primaries = like.color_primaries
-            self.video.color_trc = like.color_trc
+            picture = like.yuv
+            self.video.colorspace = picture.colorspace
+            self.video.color_range = picture.color_range
+            self.video.color_primaries = picture.color_primaries
+            self.video.color_trc = picture.color_trc
+            self.video.codec_context.sample_aspect_ratio = like.pixel_ratio
         if sound is not None:
             self.audio = self.container.add_stream(
                 "aac",
@@ -121,6 +127,18 @@ class VideoWriter:
         except av.error.FFmpegError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
+    def _put_in_place(self):
+        """Give the file its name, or a free one while a player holds the file of that name open."""
+        try:
+            self.temporary.replace(self.path)
+        except OSError as error:
+            names = (self.path.with_stem(f"{self.path.stem}-{k}") for k in count(2))
+            path = next(path for path in names if not path.exists())
+            self.temporary.rename(path)
+            say(f"note: {self.path} could not be replaced ({error.strerror}; is it open in a "
+                f"player?); the new video is {path}")
+            self.path = path
+
     def __enter__(self) -> "VideoWriter":
         return self
 
@@ -131,7 +149,7 @@ class VideoWriter:
                 self._encode(self.video, None)
                 with self._naming_file():
                     self.container.close()
-                self.temporary.replace(self.path)
+                self._put_in_place()
             else:
                 with contextlib.suppress(av.error.FFmpegError):  # the error before is what counts
                     self.container.close()

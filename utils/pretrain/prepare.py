@@ -32,7 +32,7 @@ from utils.contract import (
 from utils.face.geometry import Affine, align
 from utils.face.tracking import track_face
 from utils.media.reader import read_frames, read_sound
-from utils.storage import TRACK_ARRAYS, Track
+from utils.storage import Track
 
 FEWEST_FACES_SHARE = 0.8  # of a clip's frames must show a face
 MOST_PEOPLE = 1           # in a clip: whose voice is it, if two are seen?
@@ -99,7 +99,7 @@ def _prepare_speaker(folder, clips):
             for lower_face in lower_faces(clip, track):
                 pictures.write(lower_face.tobytes())
     if tracks:
-        joined = join(tracks)
+        joined = storage.join_tracks(tracks)
         storage.write_track(folder / "track.npz", joined)
         np.save(folder / "mel.npy", np.concatenate(mels))
         raw = np.memmap(folder / "lower_faces.raw", np.uint8, "r")
@@ -128,12 +128,3 @@ def lower_faces(clip: Path, track: Track) -> Iterator[np.ndarray]:
     """Yield the lower half (84, 168, 3) uint8 of each aligned face."""
     for frame, transform in zip(read_frames(clip), track.transform, strict=False):
         yield align(frame.rgb(), Affine(transform))[LOWER_TOP:]
-
-
-def join(tracks: list[Track]) -> Track:
-    """The tracks one after the other, with a cut before each."""
-    arrays = {
-        name: np.concatenate([getattr(track, name) for track in tracks]) for name in TRACK_ARRAYS}
-    starts = np.cumsum([0, *map(len, tracks)])[:-1]
-    cuts = [track.cuts + start for track, start in zip(tracks, starts, strict=True)]
-    return Track(**arrays, cuts=np.concatenate(cuts))

@@ -1,5 +1,7 @@
 """The held-out split, and batches for training and validation."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -25,9 +27,23 @@ def epoch_of(dataset, seed, batch_size=8):
     return list(loader)
 
 
+SPEECH = np.random.default_rng(1).normal(-3, 0.1, (4 * 90_000, 1)) * np.ones((1, 80), np.float32)
+
+
+def footage(frames, speaks=None, shown_frames=0, **flags):
+    """What split() looks at: speech with a breath every 2 s, or where `speaks` (N,) says."""
+    if speaks is None:
+        speaks = np.arange(frames) % 50 < 40
+    mel = np.where(np.repeat(speaks, 4)[:, None], SPEECH[:4 * frames], -9).astype(np.float32)
+    usable = flags.get("usable", np.ones(frames, bool))
+    track = SimpleNamespace(usable=usable, valid=usable)
+    meta = SimpleNamespace(shown_frames=shown_frames or frames)
+    return SimpleNamespace(frames=frames, mel=mel, track=track, meta=meta, data="data")
+
+
 def test_split_is_a_contiguous_end_with_a_gap():
     for frames in (150, 500, 3000, 90_000):
-        trained, held = split(frames)
+        trained, held = split(footage(frames))
         assert held[-1] == frames - 1
         assert trained[0] == 0
         assert held[0] - trained[-1] == batches.GUARD_FRAMES + 1
@@ -35,10 +51,62 @@ def test_split_is_a_contiguous_end_with_a_gap():
         assert len(held) / frames == pytest.approx(0.1, abs=0.01) or frames < 500
 
 
+def upto(frame, frames=500):
+    """(N,) bool: True before that frame."""
+    return np.arange(frames) < frame
+
+
+@pytest.mark.parametrize(("changes", "first"), [
+    ({}, 450),
+    ({"usable": upto(435)}, 395),        # an end card
+    ({"usable": upto(495)}, 450),        # a flash at the end is none
+    ({"speaks": upto(300)}, 291),        # a long silence at the end
+    ({"shown_frames": 300}, 250),        # another take behind the one that is rendered
+    ({"usable": upto(0)}, 450),          # nothing fits
+])
+def test_the_held_out_part_is_the_last_that_can_be_judged_by(changes, first):
+    trained, held = split(footage(500, **changes))
+    assert held[0] == pytest.approx(first, abs=1)
+    assert len(held) == 50
+    rest = np.setdiff1d(np.arange(500), np.arange(held[0] - 25, held[-1] + 26))
+    assert np.array_equal(trained, rest)
+
+
+@pytest.mark.parametrize(("usable", "seconds"), [
+    (upto(60, 150), "2.4-6.0 s"),
+    (~upto(110, 150), "0.0-4.4 s"),
+    (upto(20, 150) | ~upto(130, 150), "0.8-5.2 s"),
+])
+def test_where_too_little_is_left_the_line_says_what_to_cut(clip, usable, seconds):
+    clip.track.usable = usable
+    with pytest.raises(DataError, match=r"train on and \d+ to judge by, too few") as error:
+        LipDataset(clip, train=True)
+    assert f"nothing can be learned from {seconds}: cut that out" in str(error.value)
+
+
+def test_frames_that_are_not_usable_are_in_no_part(clip):
+    """Neither trained on, nor validated with, nor references of training, nor in the statistics."""
+    clip.track.usable = clip.track.usable.copy()
+    clip.track.usable[[*range(20, 40), 130]] = False
+    clip.mel[80:160] = 50.0
+    trained = LipDataset(clip, train=True)
+    assert not np.isin(range(20, 40), trained.frames).any()
+    assert 130 not in LipDataset(clip, train=False).frames
+    trained.set_epoch(1)
+    assert not np.isin(range(20, 40), trained.references).any()
+    assert trained.mel_statistics()[0].max() < 0
+    assert not np.isin(range(20, 40), clip.references()).any()
+
+
+def test_footage_that_nothing_can_be_learned_from_can_still_be_spoken_on(clip):
+    clip.track.usable = np.zeros(clip.frames, bool)
+    assert (clip.references() >= 0).all()
+
+
 def test_training_sees_nothing_of_the_held_out_part(clip):
     """Neither pictures, references nor sound of a training batch come from the held-out part."""
     dataset = LipDataset(clip, train=True, extra_sounds=5)
-    held = split(clip.frames)[1]
+    held = split(clip)[1]
     lower_faces = np.array(clip.lower_faces)
     lower_faces[held] = 0  # a held-out picture would show as black
     clip.lower_faces = lower_faces
@@ -85,7 +153,7 @@ def test_silence_is_shown_a_closed_mouth(clip, monkeypatch):
 
 def test_validation_frames_are_evenly_spaced_and_as_recorded(clip):
     dataset = LipDataset(clip, train=False, max_frames=5)
-    held = split(clip.frames)[1]
+    held = split(clip)[1]
     assert dataset.frames.tolist() == held[np.linspace(0, len(held) - 1, 5).astype(int)].tolist()
     batch = dataset.__getitems__([2])
     assert torch.equal(batch.mel, torch.from_numpy(clip.mel_windows[dataset.frames[2:3]]))
@@ -93,8 +161,8 @@ def test_validation_frames_are_evenly_spaced_and_as_recorded(clip):
 
 
 def test_a_clip_too_short_to_train_on_is_refused(clip):
-    clip.track.valid[40:] = False
-    with pytest.raises(DataError, match=r"40 frames to train on.*preprocess\.py LONGER_VIDEO"):
+    clip.track.usable[40:] = False
+    with pytest.raises(DataError, match=r"0 frames to train on.*preprocess\.py LONGER_VIDEO"):
         LipDataset(clip, train=True)
 
 

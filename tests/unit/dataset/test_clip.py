@@ -35,7 +35,7 @@ def test_training_and_inference_feed_bit_equal_tensors(clip):
     """Held-out batches are the inputs that inference makes of the clip's own sound."""
     references = clip.references()
     windows = MelWindows(clip.mel)
-    frames = split(clip.frames)[1]
+    frames = split(clip)[1]
     dataset = LipDataset(clip, train=False)
     for first in range(0, len(frames), 8):
         batch = dataset.__getitems__(list(range(first, min(first + 8, len(frames)))))
@@ -79,13 +79,13 @@ def test_references_do_not_depend_on_the_mouth_of_their_frame(clip):
 def test_two_seconds_of_footage_are_enough(clip):
     """Of 50 frames each has a reference a second away; of 40 the middle has none: that is said."""
     track = clip.track
-    for name in ("transform", "landmarks", "valid", "lips", "pose", "mouth"):
+    for name in ("transform", "landmarks", "valid", "lips", "pose", "mouth", "usable"):
         setattr(track, name, getattr(track, name)[:50])
     track.cuts = np.array([0])
     track.valid = np.ones(50, bool)
     distance = np.abs(clip.references() - np.arange(50)[:, None])
     assert (distance >= 25).all()
-    for name in ("transform", "landmarks", "valid", "lips", "pose", "mouth"):
+    for name in ("transform", "landmarks", "valid", "lips", "pose", "mouth", "usable"):
         setattr(track, name, getattr(track, name)[:40])
     with pytest.raises(DataError, match=r"40 usable frames.*preprocess\.py LONGER_VIDEO"):
         clip.references()

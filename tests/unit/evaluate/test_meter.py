@@ -1,6 +1,7 @@
 """The meter as a whole: its plan, the sound it compares with, its sentence, its table."""
 
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from utils.evaluate.__main__ import table_line, voices_by_name
 from utils.evaluate.rendering import utterances
 from utils.generate import Speaker
 from utils.media.reader import read_sound
-from utils.storage import read_json, write_json
+from utils.storage import identify_source, read_json, write_json
 
 
 @pytest.fixture
@@ -74,6 +75,27 @@ def test_pieces_are_compared_with_the_sound_that_training_heard(tiny_data, tmp_p
         meter.real_speech(clip, np.arange(100, 150))
     whole = read_sound(meta["source"]["path"], SAMPLE_RATE, video_start=True)[:, 0]
     assert np.array_equal(sounds[0][:50000], whole[1920:51920])
+
+
+def test_sound_that_was_recorded_apart_is_read_where_training_had_it(
+    tiny_data, tiny_speech, tmp_path, monkeypatch
+):
+    """Moved by seconds, of the track asked for; frames that are not usable are in no piece."""
+    ignored = shutil.ignore_patterns("pred", "result")
+    data = shutil.copytree(tiny_data, tmp_path / "data", ignore=ignored)
+    meta = read_json(data / "meta.json")
+    sound = asdict(identify_source(tiny_speech))
+    moved = {**meta, "av_offset_ms": -3000, "sound": sound, "track": 1}
+    write_json(data / "meta.json", moved)
+    clip = Clip(data)
+    clip.track.usable = np.arange(150) >= 60
+    shown, others = meter.real_speech(clip, np.arange(40, 150))
+    assert min(one.first for one in shown + others) == 60
+    samples = read_sound(tiny_speech, SAMPLE_RATE)[:, 0]
+    [second] = [one for one in others if one.first <= 75 < one.first + len(one)]
+    begin = (75 - second.first) * 640
+    some = min(len(samples), len(second.sound) - begin)
+    assert np.array_equal(second.sound[begin:begin + some], samples[:some])
 
 
 def test_a_clip_too_short_to_swap_is_said_in_the_line_at_the_end_of_training(tiny_data):

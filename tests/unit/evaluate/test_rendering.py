@@ -17,6 +17,8 @@ from utils.storage import read_meta, read_track
 def test_pieces_cross_no_cut_and_are_long_enough():
     found = pieces(np.arange(100, 300), np.array([0, 80, 160, 290]))
     assert found == [(100, 160), (160, 235), (235, 290)]
+    gap = np.delete(np.arange(100, 300), range(40, 90))  # 140 to 189, which may not be judged by
+    assert pieces(gap, np.array([0, 80])) == [(100, 140), (190, 265), (265, 300)]
     assert pieces(np.arange(10), np.array([0])) == []
     assert pieces(np.arange(0), np.array([0])) == []
 

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import re
 import struct
 import weakref
 from fractions import Fraction
@@ -9,12 +10,14 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from helpers.films import MATRICES
+import soundfile
+from helpers.films import MATRICES, Sound, film
 from helpers.messages import one_line
 from helpers.videos import coded, make_video, number_of
 
 from utils.cli import UserError
 from utils.media import reader
+from utils.media.pixels import ColourSpace, yuv_to_rgb
 from utils.media.reader import Losses, MediaInfo, probe, read_frames, read_order, read_sound
 
 FRAMES = 1732
@@ -38,7 +41,8 @@ def long_video(tmp_path_factory):
 def test_25_fps_stays_as_it_is(long_video):
     assert numbers(read_frames(long_video)) == list(range(FRAMES))
     seconds = pytest.approx(69.28)
-    assert probe(long_video) == MediaInfo(True, False, seconds, FRAMES, sample_rate=0, channels=0)
+    found = MediaInfo(True, False, seconds, FRAMES, sample_rate=0, channels=0, rate=25.0)
+    assert probe(long_video) == found
 
 
 @pytest.mark.parametrize(
@@ -239,6 +243,98 @@ def test_a_video_without_sound_has_none(long_video):
     assert read_sound(long_video, 16000) is None
 
 
+VOICE = np.random.default_rng(4).normal(0, 0.1, 4 * 16000).astype(np.float32)
+NOISE = np.random.default_rng(5).normal(0, 0.1, len(VOICE)).astype(np.float32)
+FIRST_HALF = np.arange(len(VOICE)) < len(VOICE) // 2
+
+
+@pytest.mark.parametrize(
+    ("right", "seconds"),
+    [
+        (-VOICE, 4),
+        (-0.7 * VOICE, 4),
+        (-VOICE + 0.2 * NOISE, 4),
+        (np.where(FIRST_HALF, VOICE, -VOICE), 2),
+        (VOICE, 0),
+        (0 * VOICE, 0),
+        (NOISE, 0),
+        (-0.3 * VOICE, 0),
+    ],
+)
+def test_of_channels_that_cancel_each_other_one_is_taken(tmp_path, right, seconds):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.stack([VOICE, right], axis=1), 16000, subtype="FLOAT")
+    losses = Losses()
+    sound = read_sound(path, 16000, losses=losses)[:, 0]
+    assert losses.opposed == pytest.approx(seconds, abs=0.1)
+    assert bool(losses.sound_notes()) == bool(seconds)
+    likeness = np.abs([np.corrcoef(sound[at], VOICE[at])[0, 1] for at in (FIRST_HALF, ~FIRST_HALF)])
+    assert likeness.min() > 0.6
+    assert 0.04 < sound.std() < 0.2
+
+
+def test_samples_that_are_no_numbers_are_silence_and_counted(tmp_path):
+    path = tmp_path / "a.wav"
+    damaged = VOICE.copy()
+    damaged[1000] = np.nan
+    damaged[2000:2010] = np.inf
+    damaged[3000] = -1e30
+    for subtype in ("FLOAT", "DOUBLE"):
+        soundfile.write(path, damaged, 16000, subtype=subtype)
+        losses = Losses()
+        sound = read_sound(path, 16000, losses=losses)[:, 0]
+        assert losses.samples == 12
+        assert "no numbers were silenced (12)" in losses.sound_notes()[0]
+        wrong = np.flatnonzero(~(np.abs(damaged) < 1))
+        assert not sound[wrong].any()
+        np.testing.assert_allclose(np.delete(sound, wrong), np.delete(VOICE, wrong), atol=1e-6)
+
+
+JOINED = {
+    "wav": "pcm_s16le",
+    "aiff": "pcm_s16be",
+    "flac": "flac",
+    "ogg": "libopus",
+    "webm": "libopus",
+    "mka": "libopus",
+    "m4a": "aac",
+    "mp3": "libmp3lame",
+    "aac": "aac",
+}
+
+
+@pytest.mark.parametrize("ending", JOINED)
+def test_of_several_files_joined_to_one_all_is_heard(tmp_path, ending):
+    """As speech services stream them: a file for each sentence."""
+    path = film(tmp_path / f"a.{ending}", pictures=(), sounds=[Sound(codec=JOINED[ending])])
+    one = len(read_sound(path, 16000))
+    path.write_bytes(path.read_bytes() * 3)
+    assert len(read_sound(path, 16000)) == pytest.approx(3 * one, abs=0.1 * 16000)
+
+
+def test_joined_files_may_state_wrong_lengths_and_differ_in_kind(tmp_path):
+    parts = []
+    for rate in (16000, 24000):
+        path = tmp_path / f"{rate}.wav"
+        soundfile.write(path, VOICE[:2 * rate], rate)
+        content = path.read_bytes()
+        at = content.index(b"data") + 4
+        parts.append(content[:at] + b"\xff\xff\xff\xff" + content[at + 4:])
+    joined = tmp_path / "joined.wav"
+    joined.write_bytes(b"".join(parts))
+    sound = read_sound(joined, 16000)[:, 0]
+    assert len(sound) == 4 * 16000
+    np.testing.assert_allclose(sound[:32000], VOICE[:32000], atol=1e-4)
+
+
+def test_a_joined_video_is_its_first_part(tmp_path):
+    """Picture and sound stay together."""
+    tone = (0.5 * np.sin(np.arange(RATE) * 0.05)).astype(np.float32)
+    path = make_video(tmp_path / "a.mp4", flash(25, 0), sound=tone)
+    path.write_bytes(path.read_bytes() * 2)
+    assert len(read_sound(path, 16000)) == pytest.approx(16000, abs=100)
+
+
 # -- damage ----------------------------------------------------------------------------------------
 def test_a_file_that_was_cut_gives_what_is_left_and_says_what_is_not(tmp_path):
     whole = make_video(tmp_path / "a.mkv", map(coded, range(500)), gop=50).read_bytes()
@@ -331,17 +427,88 @@ def test_planes_are_a_copy(long_video):
     assert all(plane.any() for plane in frame.planes())
 
 
+def turned_by(path, degrees):
+    """Have an mp4 ask to be turned."""
+    content = bytearray(path.read_bytes())
+    a, b, c, d = (value << 16 for value in MATRICES[degrees])
+    at = content.index(b"tkhd") + 44
+    content[at:at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("degrees", [0, *MATRICES])
+def test_pixels_that_are_not_square_turn_with_the_picture(tmp_path, degrees):
+    tags = {"sample_aspect_ratio": Fraction(64, 45)}
+    path = make_video(tmp_path / "a.mp4", map(coded, range(3)), tags=tags)
+    if degrees:
+        turned_by(path, degrees)
+    ratio = Fraction(45, 64) if degrees in (90, 270) else Fraction(64, 45)
+    assert next(read_frames(path)).pixel_ratio == ratio
+
+
+@pytest.mark.parametrize("tag", [0, 3, 77])
+def test_colour_tags_that_mean_nothing_are_undefined(tmp_path, tag):
+    """As in the frame headers of ProRes that some cameras write."""
+    drawn = np.full((48, 64, 3), (200, 120, 60), np.uint8)
+    path = make_video(
+        tmp_path / "a.mov", [drawn] * 2, codec="prores_ks", pix_fmt="yuv422p10le"
+    )
+    path.write_bytes(re.sub(
+        rb"(icpf.{14})...", lambda found: found[1] + bytes([tag] * 3), path.read_bytes(),
+        flags=re.DOTALL,
+    ))
+    frame = next(read_frames(path))
+    picture = frame.yuv
+    assert (picture.colorspace, picture.color_primaries, picture.color_trc) == (2, 2, 2)
+    np.testing.assert_allclose(frame.rgb()[24, 32], (200, 120, 60), atol=3)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "ending"),
+    [
+        ("libx264rgb", "rgb24", "mkv"),
+        ("ffv1", "bgr0", "mkv"),
+        ("ffv1", "gbrp10le", "mkv"),
+        ("qtrle", "argb", "mov"),
+        ("png", "rgba", "mov"),
+    ],
+)
+def test_rgb_becomes_what_its_tags_say(tmp_path, codec, pix_fmt, ending):
+    drawn = np.full((48, 64, 3), (200, 120, 60), np.uint8)
+    path = make_video(tmp_path / f"a.{ending}", [drawn] * 2, codec=codec, pix_fmt=pix_fmt)
+    frame = next(read_frames(path))
+    assert (frame.yuv.colorspace, frame.yuv.color_range) == (1, 1)
+    assert frame.colours == ColourSpace(0.2126, 0.0722, full_range=False)
+    y, u, v = frame.planes()
+    rgb = yuv_to_rgb(y[24, 32], u[12, 16], v[12, 16], frame.colours)
+    np.testing.assert_allclose(rgb, (200, 120, 60), atol=2)
+    np.testing.assert_allclose(frame.rgb()[24, 32], (200, 120, 60), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "ending", "has_alpha"),
+    [
+        ("prores_ks", "yuva444p10le", "mov", True),
+        ("qtrle", "argb", "mov", True),
+        ("libvpx-vp9", "yuva420p", "webm", True),
+        ("libvpx-vp9", "yuv420p", "webm", False),
+        ("ffv1", "bgr0", "mkv", False),
+    ],
+)
+def test_transparency_is_noticed(tmp_path, codec, pix_fmt, ending, has_alpha):
+    path = make_video(
+        tmp_path / f"a.{ending}", map(coded, range(3)), codec=codec, pix_fmt=pix_fmt
+    )
+    assert probe(path).has_alpha == has_alpha
+
+
 @pytest.mark.parametrize("degrees", MATRICES)
 def test_a_turned_picture_is_stood_upright(tmp_path, degrees):
     """The matrix is what a phone writes into the track header of a film that was held upright."""
     picture = np.zeros((48, 64, 3), np.uint8)
     picture[:16, :24] = 255  # a mark at the upper left before it is turned
     path = make_video(tmp_path / "a.mp4", [picture] * 3)
-    content = bytearray(path.read_bytes())
-    a, b, c, d = (value << 16 for value in MATRICES[degrees])
-    at = content.index(b"tkhd") + 44
-    content[at:at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(content)
+    turned_by(path, degrees)
     frame = next(read_frames(path))
     expected = np.rot90(picture, -degrees // 90)
     np.testing.assert_allclose(frame.rgb(), expected, atol=60, strict=True)

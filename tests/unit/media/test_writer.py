@@ -1,6 +1,9 @@
 """Videos written: they play everywhere, say that they are generated, and are whole or not there."""
 
+import errno
+import os
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -104,10 +107,40 @@ def test_a_failed_run_leaves_the_earlier_video_and_nothing_else(tmp_path):
     assert names_in(tmp_path) == ["a.mp4"]
 
 
+def test_a_video_that_cannot_be_replaced_leaves_the_new_one_under_another_name(
+    tmp_path, monkeypatch, capsys
+):
+    """As on Windows while a player shows the old one."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"shown")
+    (tmp_path / "a-2.mp4").write_bytes(b"of another run")
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with VideoWriter(path, (64, 48), QUALITY) as video:
+        video.write([np.full((48, 64), 40, np.uint8), *GREYS])
+    assert video.path == tmp_path / "a-3.mp4"
+    assert probe(video.path).frames == 1
+    assert sorted(names_in(tmp_path)) == ["a-2.mp4", "a-3.mp4", "a.mp4"]
+    assert path.read_bytes() == b"shown"
+    assert f"the new video is {video.path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ratio", [Fraction(64, 45), Fraction(45, 64), Fraction(4, 3)])
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_the_shape_of_pixels_is_kept(tmp_path, ratio, ending):
+    tags = {"sample_aspect_ratio": ratio}
+    source = make_video(tmp_path / f"a.{ending}", map(coded, range(3)), tags=tags)
+    write(tmp_path / "b.mp4", 3, like=next(read_frames(source)))
+    assert probe(tmp_path / "b.mp4").pixel_ratio == ratio
+
+
 @pytest.mark.parametrize(("space", "span"), [(1, 1), (5, 2), (9, 1)])
 def test_the_colour_description_of_the_source_is_kept(tmp_path, space, span):
     tags = {"colorspace": space, "color_range": span}
     source = make_video(tmp_path / "a.mp4", map(coded, range(3)), tags=tags)
     first = next(read_frames(source))
-    write(tmp_path / "b.mp4", 3, like=first.picture)
+    write(tmp_path / "b.mp4", 3, like=first)
     assert next(read_frames(tmp_path / "b.mp4")).colours == first.colours

@@ -28,7 +28,7 @@ def test_a_folder_without_such_files_is_refused(tmp_path):
 
 def test_tracks_become_shots_of_one(tiny_data):
     track = Clip(tiny_data).track
-    joined = prepare.join([track, track, track])
+    joined = storage.join_tracks([track, track, track])
     assert len(joined) == 3 * len(track)
     assert joined.shots() == [(k * len(track), (k + 1) * len(track)) for k in range(3)]
     assert np.array_equal(joined.mouth[len(track):2 * len(track)], track.mouth)

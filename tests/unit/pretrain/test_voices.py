@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from utils import storage
 from utils.dataset.batches import LipDataset
 from utils.dataset.clip import Clip
-from utils.pretrain import prepare
 from utils.pretrain.voices import VoiceDataset, join, mixed_batches
 
 
@@ -19,7 +19,7 @@ def voice(tiny_data):
     clip = Clip(tiny_data)
     moved = copy.deepcopy(clip.track)
     moved.landmarks += np.float32((9, -4))
-    track = prepare.join([clip.track, moved])
+    track = storage.join_tracks([clip.track, moved])
     clip._fill(track, np.concatenate([clip.lower_faces] * 2), np.concatenate([clip.mel] * 2))
     return clip
 
