@@ -199,10 +199,10 @@ def build_or_resume(
     if args.resume:
         model, saved = checkpoint.load(path)
         settings = Settings(**saved["settings"])
-        found = find_base() if saved.get("base") else None
+        found = find_base(model) if saved.get("base") else None
     else:
         model = build_model(dataset)
-        found = find_base()
+        found = find_base(model)
         if found:
             base.start_from(found, model)
         steps_per_epoch = len(dataset) / (args.batch_size or BATCH_SIZE)
@@ -224,12 +224,12 @@ def build_or_resume(
     return state, progress
 
 
-def find_base() -> dict | None:
+def find_base(model: LipUNet) -> dict | None:
     """The base to start from. None if that is not wanted, or cannot be, which is said."""
     if BASE is None:
         return None
     try:
-        return base.load_base(BASE)
+        return base.load_base(BASE, model)
     except UserError as error:
         say(f"note: {error}; without a base training takes many times as long, and other voices "
             "than this person's are not followed well")

@@ -5,6 +5,7 @@ import torch
 from helpers.messages import error_line
 
 import train
+from models.unet import LipUNet
 from utils.training.base import load_base
 
 
@@ -43,6 +44,6 @@ def test_a_base_is_learned_and_trained_from(run_script, clips, tiny_data, tmp_pa
     monkeypatch.setattr(train, "train_epoch", lambda *_: 1 / 0)  # only the start is looked at
     with pytest.raises(ZeroDivisionError):
         run_script("train", *words)
-    weights = load_base(path)["model"]
+    weights = load_base(path, LipUNet())["model"]
     name = "audio_encoder.gru.weight_ih_l0"
     assert torch.equal(begun[0].model.state_dict()[name], weights[name])

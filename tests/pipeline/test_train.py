@@ -155,7 +155,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(run, tmp_path, monke
         losses, "landmark_loss", lambda predicted, real: predicted.mean() * math.nan)
     result = run("--epochs", 1)
     assert result.code == 1
-    assert re.search(r"at step 0 .*nan.*train\.py .*--resume --lr 0\.0003", result.err)
+    assert re.search(r"at step 0 .*nan.*train\.py .*--resume --lr 0\.0002", result.err)
     model, saved = checkpoint.load(tmp_path / "checkpoints" / "last.pth")
     assert saved["epoch"] == 0
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())

@@ -73,8 +73,8 @@ def save_base(
     write_atomically(path, buffer.getvalue())
 
 
-def load_base(path: Path) -> dict[str, Any]:
-    """Content of a base file, in float32; "voices" are Voices.
+def load_base(path: Path, model: LipUNet) -> dict[str, Any]:
+    """Content of a base file, in float32, for a network like `model`; "voices" are Voices.
 
     Raises UserError if it is missing, damaged, of another network or made with other constants. It
     opens with weights_only=True: a file from a stranger runs no code.
@@ -88,7 +88,7 @@ def load_base(path: Path) -> dict[str, Any]:
         base = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         check_contract({**base["contract"], **{key: CONTRACT[key] for key in FREE}},
                        f"{path} was trained", UserError)
-        networks = {"model": LipUNet(), "discriminator": Discriminator()}
+        networks = {"model": model, "discriminator": Discriminator()}
         for name, network in networks.items():
             weights = {key: _widened(value) for key, value in base[name].items()}
             base[name] = checked_tensors(weights, network.state_dict())
