@@ -19,11 +19,10 @@ from helpers.cases import CASES, inference_arguments, train_arguments
 from helpers.faults import KINDS, Disk
 
 import inference
-import preprocess
 import reapply_faces
 import train
 from models.unet import LipUNet
-from utils import generate, sample, storage
+from utils import footage_faces, footage_sound, generate, sample, storage
 from utils.evaluate import preview
 from utils.media.reader import read_sound
 
@@ -49,7 +48,7 @@ def remembered(function, key):
     return recall
 
 
-def sound_key(path, rate, channels=1, video_start=False, losses=None):
+def sound_key(path, rate, channels=1, video_start=False, losses=None, track=None):
     content = storage.identify_source(path).sha256
     return content, rate, channels, video_start
 
@@ -81,9 +80,9 @@ def quick_epoch(state, loader, maps, log):
 def quick():
     """Costly steps that write nothing are done once, training is a trifle."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preprocess, "track_face", remembered_tracking(preprocess.track_face))
+        patch.setattr(footage_faces, "track_face", remembered_tracking(footage_faces.track_face))
         recall_sound = remembered(read_sound, sound_key)
-        for module in (preprocess, generate, reapply_faces):
+        for module in (footage_sound, generate, reapply_faces):
             patch.setattr(module, "read_sound", recall_sound)
         draw = remembered(inference.generate_lower_faces, lambda *arguments: "one speech")
         patch.setattr(inference, "generate_lower_faces", draw)
