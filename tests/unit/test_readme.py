@@ -54,7 +54,6 @@ RUN_BY = {
     "python train.py": f"{TRAIN}test_loss_falls_and_everything_is_written",
     "python train.py --max-minutes 5": f"{CHAIN}test_first_run_of_a_newcomer",
     "python train.py --max-minutes 2": f"{TRAIN}test_max_minutes_ends_in_time_with_the_rate_down",
-    "python train.py --max-minutes 22": f"{TRAIN}test_max_minutes_ends_in_time_with_the_rate_down",
     "python train.py --resume": f"{TRAIN}test_killed_at_a_random_moment_it_resumes",
     "python train.py --lr 0.0003": f"{TRAIN}test_resume_keeps_the_settings_it_is_not_given",
     "torchrun --nproc_per_node=2 train.py":
