@@ -7,6 +7,7 @@ all.
     epoch, best          epochs made; lowest held-out figure
     settings             batch_size, lr, epochs, seed of the training
     history              a dict of numbers for each epoch: what log.csv shows
+    base                 whether it started from a base, whose voices it rehearses
     contract, data       constants it was trained with; {"id", "clip"} of what it was trained on
 """
 
@@ -117,6 +118,7 @@ def _check(saved):
         "batch_size": _is_count(settings["batch_size"], 1),
         "epochs": _is_count(settings["epochs"], 1),
         "lr": _is_number(settings["lr"]) and settings["lr"] >= 0,
+        "base": type(saved.get("base", False)) is bool,
         "id": isinstance(data["id"], str),
         "clip": isinstance(data["clip"], str),
         "history": all(_is_history_row(row) for row in saved["history"]),
