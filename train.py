@@ -54,7 +54,7 @@ from utils.training.state import (
     make_checkpoint,
     restore,
 )
-from utils.training.steps import discriminator_step, optimizer_step, realism_losses, to_float
+from utils.training.steps import judge, optimizer_step, to_float
 from utils.usable_frames import check_mouth
 
 # -- edit these -----------------------------------------------------------------------------------
@@ -127,11 +127,8 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
         # 2. discriminator: it learns to tell photographed from generated mouths, and judges these
         is_judged = schedule.step >= DISCRIMINATOR_FROM_STEP
         if is_judged:
-            real_mouth = real[..., *maps.crop]
-            generated_mouth = generated[..., *maps.crop]
             lr_d = lr * DISCRIMINATOR_LR_SHARE
-            real_features = discriminator_step(state, generated_mouth.detach(), real_mouth, lr_d)
-            adversarial, feature = realism_losses(state, generated_mouth, real_features)
+            adversarial, feature = judge(state, generated, real, maps.crop, lr_d)
             loss = loss + ADVERSARIAL_WEIGHT * adversarial + FEATURE_WEIGHT * feature
 
         # 3. step and average

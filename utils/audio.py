@@ -34,7 +34,7 @@ PAUSE_FRAMES = 5    # a shorter quiet moment is no pause
 QUIET_DB = -45.0        # dBFS: speech below it is brought up
 USUAL_DB = -26.0        # dBFS: to this
 SILENT_DB = -100.0      # dBFS: editors put less between pieces, no room does
-SILENT_PEAK = 1e-4      # of 1: a sound that never gets louder is silence, as in preprocess.py
+SILENT_PEAK = 1e-4      # of 1: a sound that never gets louder is silence
 PAUSE_POWER = 0.1       # of the mean: pieces with less are pauses (the gate of ITU-R BS.1770)
 SPEECH_TO_NOISE = 10.0  # power of speech over that of the quietest pieces: with less it is noise
 

@@ -44,12 +44,12 @@ def find_faces(video: Path, number: int) -> Track:
     Raises DataError if the video is too short or shows too few faces, UserError if it does not
     show so many people.
     """
+    about = probe(video)
     losses = Losses()
     frames = read_frames(video, losses=losses)
-    bar = tqdm(frames, total=probe(video).frames, desc="1/3 finding the face", unit="frame")
+    bar = tqdm(frames, total=about.frames, desc="1/3 finding the face", unit="frame")
     track, people = track_face((frame.rgb() for frame in bar), number)
     seconds = len(track) / FPS
-    about = probe(video)
     say_changes(next(read_frames(video, stop=1)), about.has_alpha)
     if about.rate and abs(about.rate - FPS) > RATE_TOLERANCE:
         say(f"note: the video has {about.rate:.4g} pictures a second; the result will have {FPS}")

@@ -37,7 +37,7 @@ from utils.training.base import Voices, save_base
 from utils.training.device import autocast, resolve, to_device
 from utils.training.schedule import Rates, Schedule, TimeLimit
 from utils.training.state import TrainState
-from utils.training.steps import discriminator_step, optimizer_step, realism_losses, to_float
+from utils.training.steps import judge, optimizer_step, to_float
 
 # -- edit these -----------------------------------------------------------------------------------
 STEPS = 6000                  # at most
@@ -114,11 +114,8 @@ def train(state: TrainState, datasets: list[VoiceDataset], schedule: Schedule):
             landmark = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
             loss = picture + gradient + LANDMARK_WEIGHT * landmark
             if schedule.progress >= DISCRIMINATOR_FROM:
-                real_mouth = real[..., *maps.crop]
-                generated_mouth = generated[..., *maps.crop]
                 lr_d = lr * DISCRIMINATOR_LR_SHARE
-                features = discriminator_step(state, generated_mouth.detach(), real_mouth, lr_d)
-                adversarial, feature = realism_losses(state, generated_mouth, features)
+                adversarial, feature = judge(state, generated, real, maps.crop, lr_d)
                 loss = loss + ADVERSARIAL_WEIGHT * adversarial + FEATURE_WEIGHT * feature
             optimizer_step(state.optimizer, loss, lr)
             state.ema.update_parameters(state.model)
@@ -143,12 +140,13 @@ def keep_voices(model: LipUNet, datasets: list[VoiceDataset]) -> Voices:
 @torch.inference_mode()
 def judge_hearing(model: LipUNet, voice: Voice, device: torch.device) -> np.ndarray:
     """Correlations (clips, 2) of opening and width predicted from the sound with the real ones."""
+    to_mouth = mouth_matrix()
     found = []
     for first, stop in voice.track.shots():
         frames = np.arange(first, stop)[voice.track.valid[first:stop]]
         mel = to_device(torch.from_numpy(voice.mel_windows[frames]), device)
         landmarks = model.predict_landmarks(model.encode_audio(mel))
-        mouth = landmarks.cpu().numpy() @ mouth_matrix()
+        mouth = landmarks.cpu().numpy() @ to_mouth
         found.append(metrics.correlate_mouths(mouth, voice.track.mouth[frames]))
     return np.array(found)
 

@@ -24,8 +24,8 @@ from models.discriminator import Discriminator
 from models.unet import LipUNet
 from utils.cli import UserError
 from utils.contract import CONTRACT
-from utils.storage import check_contract, reading, write_atomically
-from utils.training.checkpoint import checked_tensors
+from utils.storage import check_contract, reading
+from utils.training import checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "base.pth"
 SHIPPED_SHA256 = "4c9d258680ddc1f4460ad79d9950ab39202894272a3e23ac7ec7f64058abb84b"
@@ -67,10 +67,8 @@ def save_base(
         "contract": CONTRACT,
         "about": about,
     }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
+    checkpoint.save(path, content)
 
 
 def load_base(path: Path, model: LipUNet) -> dict[str, Any]:
@@ -91,7 +89,7 @@ def load_base(path: Path, model: LipUNet) -> dict[str, Any]:
         networks = {"model": model, "discriminator": Discriminator()}
         for name, network in networks.items():
             weights = {key: _widened(value) for key, value in base[name].items()}
-            base[name] = checked_tensors(weights, network.state_dict())
+            base[name] = checkpoint.checked_tensors(weights, network.state_dict())
         base["voices"] = _expanded(base["voices"])
     return base
 

@@ -42,6 +42,22 @@ def realism_losses(
     return losses.adversarial_loss(logits.float()), feature
 
 
+def judge(
+    state: TrainState,
+    generated: Tensor,
+    real: Tensor,
+    crop: tuple[slice, slice],
+    lr: float,
+) -> tuple[Tensor, Tensor]:
+    """Train the discriminator on the mouths in pictures (B, 3, 84, 168), then ask it: adversarial
+    loss and feature loss of the generated ones. crop: where the mouths are, of MouthMaps.
+    """
+    real_mouth = real[..., *crop]
+    generated_mouth = generated[..., *crop]
+    real_features = discriminator_step(state, generated_mouth.detach(), real_mouth, lr)
+    return realism_losses(state, generated_mouth, real_features)
+
+
 def optimizer_step(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> float:
     """One step down the loss. Returns the norm of the gradient before it is clipped; if it is not
     finite nothing is changed, and the log stops the training.
