@@ -36,6 +36,7 @@ def process_group() -> Iterator[None]:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise ConnectionError("another process of this training ended") from error
         raise
+    dist.barrier()  # gloo aborts a process that closes while the first still writes and talks
     dist.destroy_process_group()
 
 
