@@ -5,7 +5,8 @@ Reads   checkpoints/best.pth       from train.py
                                    trained on
         sound or video files       the speeches; of a folder all sounds, or all videos if it has
                                    none, but not the footage itself
-Writes  data/pred/<speech>/000000.png ...  168x84 RGB, one per 1/25 s of speech
+Writes  data/pred/<speech>/000000.png ...  RGB, one per 1/25 s of speech: 168x84, or 2, 3 or 4
+                                           times as large, as sharp as the footage is
         data/pred/<speech>/meta.json       the source frame of each, and what they were made from;
                                            written last
         data/pred/last.json                names those of this run, which reapply_faces.py renders
@@ -13,9 +14,13 @@ Writes  data/pred/<speech>/000000.png ...  168x84 RGB, one per 1/25 s of speech
 Where a speech is longer than the footage, the footage runs forward and back; it turns where the
 face is calm, within a second of the footage's ends. In silence it goes on, with the mouth closed.
 
+--scale 1     draw 168x84 whatever the footage has: softer where the face is larger
+--strength X  how far the mouth moves: 1 as learned, 1.3 livelier, 0.7 calmer, 0 not at all
+
 Run     python inference.py               the only sound file in input/
         python inference.py [AUDIO ...] [--start SECOND] [--data data]
                             [--checkpoint checkpoints/best.pth] [--device auto|cpu|cuda|cuda:N]
+                            [--scale 1] [--strength X]
 Next    python reapply_faces.py
 """
 
@@ -45,6 +50,8 @@ from utils.prefetch import prefetch
 
 # ------------------------------------------------------------------------------------------------
 BATCH_SIZE = 16         # pictures that the network draws at a time
+PNG_COMPRESSION = 0     # of the pictures, 0..9: 0 writes fastest; 1 takes half the disk space
+MOST_STRENGTH = 2.0     # of --strength: beyond it no mouth looks human
 # ------------------------------------------------------------------------------------------------
 
 
@@ -109,7 +116,7 @@ def _draw(speaker, order, mel, folder, name):
     drawn = prefetch(lower_faces, 2 * BATCH_SIZE)
     drawn = tqdm(drawn, total=len(order), desc=f"drawing {name}", unit="picture")
     for j, lower_face in enumerate(drawn):
-        lower_face_path(folder, j).write_bytes(encode_png(lower_face))
+        lower_face_path(folder, j).write_bytes(encode_png(lower_face, PNG_COMPRESSION))
 
 
 def main(args: argparse.Namespace):
@@ -124,7 +131,11 @@ def main(args: argparse.Namespace):
     if start < 0:
         raise UserError(f"--start {args.start:g} is outside the footage, which lasts "
                         f"{seconds:.2f} s; name a second in it and run the same command again")
-    speaker, saved = load_speaker(args.checkpoint, clip, args.device)
+    if not 0 <= args.strength <= MOST_STRENGTH:
+        raise UserError(f"--strength {args.strength:g}: expected 0 to {MOST_STRENGTH:g}; run the "
+                        "same command with another")
+    speaker, saved = load_speaker(args.checkpoint, clip, args.device, full_size=args.scale is None)
+    speaker.strength = args.strength
     if saved["data"]["id"] != clip.meta.id:
         footage = Path(clip.meta.source.path).name
         say(f"note: trained on {saved['data']['clip']!r}, speaking on {footage}; "
@@ -151,6 +162,7 @@ def main(args: argparse.Namespace):
             source = storage.identify_source(speech)
             storage.write_json(unfinished / "meta.json", {
                 "frames": count,
+                "scale": speaker.large.scale if speaker.large else 1,
                 "source_frames": order.tolist(),
                 "sound": source.path,
                 "sound_sha256": source.sha256,
@@ -183,6 +195,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=float,
         metavar="SECOND",
         help="of the footage, at which each speech begins (default: where the face is first seen)"
+    )
+    parser.add_argument(
+        "--scale",
+        type=int,
+        choices=(1,),
+        help="draw no larger than the network does (default: as large as the footage)"
+    )
+    parser.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="how far the mouth moves: 1 as learned, 0 not at all, 2 at most (default: 1)"
     )
     return parser.parse_args(argv)
 

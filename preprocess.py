@@ -4,7 +4,7 @@ Reads   a video of one person speaking (best 2-5 minutes), any size, codec and f
         several takes, all to learn from and one to be rendered
 Writes  data/face/000000.png ...   168x168 RGB, the face without head movement, 25 a second
         data/audio/000000.npy ...  float32 (4, 80), the log-mel of the same 1/25 s; one per picture
-        data/detail/000123.png ... the lower half of a few frames as the video has it, for beard
+        data/reference/000123.png ...  a few lower halves as large as in the video: lips and beard
         data/track.npz             landmarks, alignment and cuts, for the later steps
         data/report.png            is the footage good to learn from? Its quality, its worst frames
         data/meta.json             what was made from what; last: without it data/ is unfinished
@@ -93,7 +93,7 @@ def check_replaceable(data: Path):
     def existing(*names):
         return [data / name for name in names if (data / name).exists()]
 
-    found = existing("face", "detail", "audio", "pred", "pack")
+    found = existing("face", "reference", "audio", "pred", "pack")
     if found and not existing(".lock", "meta.json", "preprocess.new"):
         raise UserError(f"{found[0]} was not made by preprocess.py, which would replace it; "
                         "move it away or run: python preprocess.py VIDEO --data ANOTHER_FOLDER")
@@ -185,7 +185,8 @@ def describe(
         "av_offset_found": {"ms": offset.late_ms, "confidence": offset.confidence},
         "quality": {row.name: [row.found, row.verdict] for row in report},
         "shots": len(track.cuts),
-        "detail": faces.detail,
+        "references": faces.references,
+        "scale": faces.scale,
         "faces_found": float(track.valid.mean()),
         "eye_distance": float(np.median(contract.EYE_DISTANCE_PX / face_scales(track)))
     }
@@ -197,9 +198,9 @@ def swap_in(new: Path, data: Path):
     meta.json goes out first and comes in last: an interruption leaves a folder without one, which
     no step takes for data.
     """
-    for name in ("meta.json", "pred", "inference.new", "pack"):
+    for name in ("meta.json", "pred", "inference.new", "pack", "detail"):
         remove_tree(data / name)
-    for name in ("face", "detail", "audio", "track.npz", "report.png", "meta.json"):
+    for name in ("face", "reference", "audio", "track.npz", "report.png", "meta.json"):
         remove_tree(data / name)
         os.replace(new / name, data / name)
     remove_tree(new)
@@ -220,7 +221,7 @@ def main(args: argparse.Namespace):
         sources = [storage.identify_source(video) for video in videos]
         new = data / "preprocess.new"
         remove_tree(new)  # what an interrupted run has left
-        for name in ("face", "detail", "audio"):
+        for name in ("face", "reference", "audio"):
             (new / name).mkdir(parents=True)
 
         # 2. the face in every frame, the aligned pictures, the sound moved to where it belongs

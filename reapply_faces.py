@@ -28,7 +28,6 @@ from tqdm import tqdm
 
 from utils import cli, storage
 from utils.cli import PredictionError, UserError
-from utils.compositing.detail import DetailTransfer
 from utils.compositing.paste import Paster
 from utils.contract import FACE_SIZE, FPS, LOWER_HEIGHT, lower_face_path
 from utils.media.pixels import planes_of, read_png
@@ -52,6 +51,7 @@ class Prediction(NamedTuple):
     folder: Path
     source_frames: np.ndarray  # (M,) int: the source frame that each lower face belongs to
     sound: Path                # what is heard
+    scale: int                 # times that a lower face is larger than the network's
 
 
 def read_predictions(data: str, meta: Meta) -> list[Prediction]:
@@ -81,6 +81,9 @@ def read_prediction(folder: Path, meta: Meta) -> Prediction:
         are_numbers = order.ndim == 1 and order.dtype.kind == "i"
         if not are_numbers or order.min() < 0 or order.max() >= meta.frames:
             raise ValueError(f"its 'source_frames' must be whole numbers in 0..{meta.frames - 1}")
+        scale = made["scale"]
+        if type(scale) is not int or scale not in storage.SCALES:
+            raise ValueError("it has no valid 'scale'")
     if made.get("data_id") != meta.id:
         raise PredictionError(
             f"{folder} was made from other data than {folder.parent.parent} now holds"
@@ -89,7 +92,7 @@ def read_prediction(folder: Path, meta: Meta) -> Prediction:
         raise PredictionError(f"the speech {sound} is gone; put it back, or speak another")
     if storage.identify_source(sound).sha256 != made["sound_sha256"]:
         raise PredictionError(f"{sound} has changed since {folder} was made from it")
-    return Prediction(folder, order, sound)
+    return Prediction(folder, order, sound, scale)
 
 
 def output_paths(
@@ -218,19 +221,21 @@ def _paste_all(frames, prediction, paste, beside):
     for j, (i, (picture, colours)) in enumerate(numbered):
         planes = planes_of(picture)
         source = [plane.copy() for plane in planes] if beside else []
-        paste(planes, colours, i, read_lower_face(prediction.folder, j))
+        paste(planes, colours, i, read_lower_face(prediction, j))
         if beside:
             yield [np.hstack(pair) for pair in zip(source, planes, strict=True)]
         else:
             yield picture
 
 
-def read_lower_face(folder: Path, j: int) -> np.ndarray:
-    """Generated lower face j, (84, 168, 3) uint8 RGB; PredictionError if it is damaged."""
-    path = lower_face_path(folder, j)
+def read_lower_face(prediction: Prediction, j: int) -> np.ndarray:
+    """Generated lower face j, (84 S, 168 S, 3) uint8 RGB; PredictionError if it is damaged."""
+    path = lower_face_path(prediction.folder, j)
     picture = read_png(path)
-    if picture is None or picture.shape != (LOWER_HEIGHT, FACE_SIZE, 3):
-        raise PredictionError(f"{path} is missing or no RGB picture of {FACE_SIZE}x{LOWER_HEIGHT}")
+    height = LOWER_HEIGHT * prediction.scale
+    width = FACE_SIZE * prediction.scale
+    if picture is None or picture.shape != (height, width, 3):
+        raise PredictionError(f"{path} is missing or no RGB picture of {width}x{height}")
     return picture
 
 
@@ -250,7 +255,7 @@ def main(args: argparse.Namespace):
         cv2.setNumThreads(1)  # each stage has a thread already
         for leftover in result.glob("*.tmp"):  # of runs that were killed
             storage.remove_tree(leftover)
-        paster = Paster(track, DetailTransfer(args.data, meta, track))
+        paster = Paster(track)
         written = [
             render(clip, prediction, paster, path, beside=bool(args.preview))
             for prediction, path in zip(predictions, paths, strict=True)

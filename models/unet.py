@@ -22,6 +22,8 @@ Plain 3x3 convolutions at half resolution: depthwise ones count fewer operations
 a CPU.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -114,6 +116,15 @@ class AudioEncoder(nn.Module):
 
 
 # -- assembly ------------------------------------------------------------------------------------
+class Drawing(NamedTuple):
+    """Lower faces, and how they are made of the references."""
+
+    picture: Tensor       # (B, 3, H, W) float32, 0..1 up to overshoot
+    displacement: Tensor  # (B, R, 2, H, W) float32: where each reference is fetched, see warp()
+    weights: Tensor       # (B, R + 1, H, W) float32: share of each reference, then of the painted
+    warped: Tensor        # (B, R, 3, H, W) float32: the references, fetched
+
+
 class LipUNet(nn.Module):
     """Lower face from reference frames, sound and head pose; see the module's docstring.
 
@@ -210,14 +221,14 @@ class LipUNet(nn.Module):
         if target_points is None:
             target_points = self.landmarks_to_pixels(landmarks, pose)       # (B, L, 2)
         audio_embedding = audio_embedding[:mel.shape[0]]                    # (B, A)
-        picture = self.draw(
+        drawing = self.draw(
             reference,
             points,
             target_points,
             audio_embedding,
             pose,
-        )                                                                   # (B, 3, H, W)
-        return picture, landmarks
+        )
+        return drawing.picture, landmarks
 
     def audio_features(self, mel: Tensor) -> Tensor:
         """What is heard at each moment, (B, T/4, 192), of log-mel windows (B, T, mels)."""
@@ -250,9 +261,9 @@ class LipUNet(nn.Module):
         target_points: Tensor,
         audio_embedding: Tensor,
         pose: Tensor,
-    ) -> Tensor:
-        """Lower faces (B, 3, H, W) with their landmarks at target_points (B, L, 2) pixels; the
-        audio embedding (B, A) tells the rest: teeth, tongue, cheeks.
+    ) -> Drawing:
+        """Lower faces with their landmarks at target_points (B, L, 2) pixels; the audio embedding
+        (B, A) tells the rest: teeth, tongue, cheeks.
         """
         height, width = reference.shape[2:4]
         pictures = reference.permute(0, 1, 4, 2, 3)                         # (B, R, 3, H, W)
@@ -285,7 +296,7 @@ class LipUNet(nn.Module):
         picture = painted * weights[:, -1:]                                 # (B, 3, H, W)
         for k in range(warped.shape[1]):
             picture = picture + warped[:, k] * weights[:, k:k + 1]
-        return picture
+        return Drawing(picture, displacement, weights, warped)
 
     def encode_decode(self, x: Tensor, condition: Tensor) -> Tensor:
         """Features (B, c1, H/2, W/2) of warped references x (B, 3R, H, W) and the condition

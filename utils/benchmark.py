@@ -30,6 +30,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -105,14 +106,18 @@ def write_film(clip: Path, path: Path, lines: int):
 
 
 def write_prediction(data: Path):
-    """Write the clip's own lower faces as the last prediction, with the clip's own sound."""
+    """Write the clip's own lower faces as the last prediction, with the clip's own sound; as large
+    as inference.py draws them.
+    """
     clip = Clip(data)
     folder = data / "pred" / "own"
     folder.mkdir(parents=True)
     for i, lower_face in enumerate(clip.lower_faces):
-        lower_face_path(folder, i).write_bytes(encode_png(lower_face))
+        large = cv2.resize(lower_face, None, fx=clip.meta.scale, fy=clip.meta.scale)
+        lower_face_path(folder, i).write_bytes(encode_png(large, 0))
     made = {
         "source_frames": list(range(clip.frames)),
+        "scale": clip.meta.scale,
         "data_id": clip.meta.id,
         "sound": clip.meta.source.path,
         "sound_sha256": clip.meta.source.sha256}

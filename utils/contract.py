@@ -76,9 +76,9 @@ def face_path(data: str | Path, i: int) -> Path:
     return Path(data) / "face" / f"{i:06d}.png"
 
 
-def detail_path(data: str | Path, i: int) -> Path:
-    """PNG of the lower half of frame i at the size it has in the source video."""
-    return Path(data) / "detail" / f"{i:06d}.png"
+def reference_path(data: str | Path, i: int) -> Path:
+    """PNG of the lower half of frame i, `scale` times as large as the network's."""
+    return Path(data) / "reference" / f"{i:06d}.png"
 
 
 def mel_path(data: str | Path, i: int) -> Path:

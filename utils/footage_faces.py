@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from utils import contract
 from utils.cli import DataError, UserError, say
-from utils.compositing.detail import choose_detail_frames
-from utils.contract import FPS, MIN_FRAMES
+from utils.contract import FACE_SIZE, FPS, LOWER_HEIGHT, MIN_FRAMES
+from utils.dataset.references import choose_kept
 from utils.face.geometry import Affine, Box, align, is_wide, source_box
 from utils.face.occlusion import THUMBNAIL_SHAPE, mouth_thumbnail, occluded_frames
 from utils.face.tracking import track_face
@@ -19,13 +19,14 @@ from utils.footage_report import FaceStatistics, face_scales
 from utils.media.pixels import encode_png
 from utils.media.reader import Frame, Losses, probe, read_frames
 from utils.shots import seconds_of
-from utils.storage import Track
+from utils.storage import SCALES, Track
 from utils.usable_frames import unlike_frames
 
 FEWEST_FACES_SHARE = 0.5  # of the frames must show a face, or the video is refused
 FEW_FACES_SHARE = 0.9     # of the frames: if fewer show a face, a note says so
 RATE_TOLERANCE = 0.1      # pictures a second: containers that count milliseconds are not exact
 SAID_LOSS_S = 0.5         # a longer piece missing at the end is worth a note
+MOST_ENLARGED = 1.2       # times, when a lower face is pasted: more would be soft
 
 
 class WrittenFaces(NamedTuple):
@@ -35,7 +36,8 @@ class WrittenFaces(NamedTuple):
     size: tuple[int, int]  # (width, height) of a source frame, px
     statistics: FaceStatistics
     occluded: np.ndarray  # (N,) bool: something is in front of the mouth
-    detail: list[int]  # frames whose lower half was kept at full size
+    references: list[int]  # frames whose lower half was kept in full size
+    scale: int  # times that it is larger than the network's
 
 
 def find_faces(video: Path, number: int) -> Track:
@@ -111,13 +113,15 @@ def say_losses(losses: Losses, seconds: float):
 def write_faces(video: Path, track: Track, new: Path, start: int) -> WrittenFaces:
     """Write the aligned face of each frame to new/face/, numbered from `start` on.
 
-    Of the take that begins with frame 0, and is rendered, also a few lower halves to new/detail/.
+    Of the take that begins with frame 0, and is rendered, also a few lower halves in full size to
+    new/reference/.
     """
     frames = len(track)
     previous = next(read_frames(video)).rgb()
     height, width, _ = previous.shape
-    detail = choose_detail_frames(track, (height, width))[:None if start == 0 else 0]
+    kept = choose_kept(track) if start == 0 else np.empty(0, int)
     scales = face_scales(track)
+    scale = choose_scale(scales[track.valid])
     statistics = FaceStatistics()
     # One array: small ones would each settle where a large picture was, and the next large picture
     # would find no room there.
@@ -134,8 +138,10 @@ def write_faces(video: Path, track: Track, new: Path, start: int) -> WrittenFace
         statistics.add(aligned, scales[i], change_in(box, rgb, previous))
         previous = rgb
         thumbnails[i] = mouth_thumbnail(aligned)
-        if i in detail:
-            contract.detail_path(new, i).write_bytes(encode_png(rgb[box.slices]))
+        if i in kept:
+            to_large = affine.to_lower_half().upscaled(scale)
+            large = align(rgb, to_large, (FACE_SIZE * scale, LOWER_HEIGHT * scale))
+            contract.reference_path(new, i).write_bytes(encode_png(large))
 
     occluded = occluded_frames(thumbnails, track)
     if occluded.any():
@@ -147,8 +153,17 @@ def write_faces(video: Path, track: Track, new: Path, start: int) -> WrittenFace
         say(f"note: at {seconds_of(unlike)} the face has other proportions and colours than in the "
             "rest: is it somebody else? A network learns one person: cut the others out. (--face N "
             "chooses between people who are seen at the same time, in each shot anew)")
-    kept = detail[~occluded[detail]].tolist()
-    return WrittenFaces(track, (width, height), statistics, occluded, kept)
+    kept = kept[~occluded[kept]]
+    return WrittenFaces(track, (width, height), statistics, occluded, kept.tolist(), scale)
+
+
+def choose_scale(scales: np.ndarray) -> int:
+    """How many times larger than the network's the lower faces are drawn.
+
+    scales (N,): of the maps from the source to the aligned face.
+    """
+    wanted = 1 / np.median(scales) / MOST_ENLARGED
+    return int(np.clip(np.ceil(wanted), SCALES[0], SCALES[-1]))
 
 
 def change_in(box: Box, rgb: np.ndarray, previous: np.ndarray) -> float:

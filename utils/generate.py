@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from models.unet import LipUNet
+from models.unet import Drawing, LipUNet
 from utils.audio import QUIET_DB, MelWindows, usual_level
 from utils.cli import say
-from utils.contract import FPS, SAMPLE_RATE
-from utils.dataset.clip import Clip
+from utils.compositing.large import LargeReferences
+from utils.contract import FPS, MEL_FLOOR, SAMPLE_RATE
+from utils.dataset.clip import Clip, Inputs
+from utils.face.landmarks import LOWER_INNER_COLUMNS, UPPER_INNER_COLUMNS
 from utils.media.reader import Losses, read_sound
+from utils.prefetch import prefetch
 from utils.storage import Track
 from utils.training import checkpoint
 from utils.training.device import autocast, resolve, to_channels_last, to_device
@@ -26,25 +30,32 @@ class Speaker:
     """The network and the footage that it speaks on.
 
     model: in eval mode, on `device`. references (N, 2): of clip.references(), frame numbers of the
-    two reference pictures of each frame.
+    two reference pictures of each frame. large: those pictures in full size, to draw in full size
+    too. strength: how far the mouth moves, 1 as the person does, 0 not at all.
     """
 
     model: LipUNet
     clip: Clip
     references: np.ndarray
     device: torch.device
+    large: LargeReferences | None = None
+    strength: float = 1.0
 
 
 def load_speaker(
-    path: str | Path, clip: Clip, device_name: str = "auto"
+    path: str | Path, clip: Clip, device_name: str = "auto", full_size: bool = False
 ) -> tuple[Speaker, dict]:
     """Speaker whose network a checkpoint holds, and the content of that checkpoint.
 
-    device_name: auto, cpu, cuda or cuda:N. Raises CheckpointError if the file is no checkpoint.
+    device_name: auto, cpu, cuda or cuda:N. full_size: draw as large as the footage, with the
+    references that were kept for it. Raises CheckpointError if the file is no checkpoint.
     """
     model, saved = checkpoint.load(path)
     device = resolve(device_name)
     model = to_channels_last(model, device)
+    if full_size:
+        large = LargeReferences(clip)
+        return Speaker(model, clip, clip.kept_references(), device, large), saved
     return Speaker(model, clip, clip.references(), device), saved
 
 
@@ -125,22 +136,60 @@ def position_after(steps: np.ndarray, start: int, low: int, high: int) -> np.nda
     return np.where(steps < to_first_turn, going_there, returning)
 
 
-@torch.inference_mode()
 def generate_lower_faces(
     speaker: Speaker,
     order: np.ndarray,
     mel_windows: MelWindows | np.ndarray,
     batch_size: int = 16
 ) -> Iterator[np.ndarray]:
-    """Yield a lower face (84, 168, 3) uint8 RGB for each moment of speech.
+    """Yield a lower face for each moment of speech, uint8 RGB: (84, 168, 3), or `scale` times as
+    large if the speaker has its references in full size.
 
     order (M,): the source frame of each moment. mel_windows: what is heard at the moments 0..M-1,
     anything that gives (B, 64, 80) for an array of B moments.
     """
-    for first in range(0, len(order), batch_size):
-        moments = np.arange(first, min(first + batch_size, len(order)))
-        inputs = speaker.clip.inputs(order[moments], mel_windows[moments], speaker.references)
-        with autocast(speaker.device):
-            pictures, _ = speaker.model(*to_device(inputs, speaker.device))  # (B, 3, 84, 168) 0..1
-        pictures = (pictures.clamp(0, 1) * 255).round().byte()
-        yield from pictures.permute(0, 2, 3, 1).cpu().numpy()
+    def drawings():
+        for first in range(0, len(order), batch_size):
+            moments = np.arange(first, min(first + batch_size, len(order)))
+            frames = order[moments]
+            inputs = speaker.clip.inputs(frames, mel_windows[moments], speaker.references)
+            yield frames, draw(speaker, to_device(inputs, speaker.device))
+
+    for frames, drawing in prefetch(drawings(), 1):  # the next while these are enlarged
+        if speaker.large:
+            yield from speaker.large.enlarge(drawing, speaker.references[frames])
+        else:
+            pictures = (drawing.picture.clamp(0, 1) * 255).round().byte()
+            yield from pictures.permute(0, 2, 3, 1).cpu().numpy()
+
+
+@torch.inference_mode()
+def draw(speaker: Speaker, inputs: Inputs) -> Drawing:
+    """What the network draws of B moments, whose inputs are on its device."""
+    model = speaker.model
+    with autocast(speaker.device):
+        embedding = model.encode_audio(inputs.mel)                           # (B, A)
+        landmarks = model.predict_landmarks(embedding)                       # (B, 130)
+        if speaker.strength != 1:
+            # about the mouth at rest, which silence asks for
+            silence = torch.full_like(inputs.mel[:1], np.log(MEL_FLOOR))
+            at_rest = model.encode_audio(silence)                            # (1, A)
+            embedding = at_rest + min(1, speaker.strength) * (embedding - at_rest)
+            closed = model.predict_landmarks(at_rest)                        # (1, 130)
+            landmarks = closed + speaker.strength * (landmarks - closed)
+        target_points = model.landmarks_to_pixels(landmarks, inputs.pose)    # (B, 65, 2)
+        if speaker.strength > 1:
+            target_points = keep_lips_apart(target_points)
+        return model.draw(inputs.reference, inputs.points, target_points, embedding, inputs.pose)
+
+
+def keep_lips_apart(points: Tensor) -> Tensor:
+    """Landmarks (B, 65, 2) px of the lower half; where the inner edges of the lips cross they meet.
+    """
+    upper = points[:, UPPER_INNER_COLUMNS, 1]                                # (B, 9)
+    lower = points[:, LOWER_INNER_COLUMNS, 1]                                # (B, 9)
+    crossed = (upper - lower).clamp(min=0) / 2
+    points = points.clone()
+    points[:, UPPER_INNER_COLUMNS, 1] = upper - crossed
+    points[:, LOWER_INNER_COLUMNS, 1] = lower + crossed
+    return points

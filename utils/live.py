@@ -18,7 +18,8 @@ def generate_live(
 
     chunks: 16 kHz mono float32 samples, any number at a time, until the speech ends. start: the
     source frame to begin with, by default the first that shows the face. The faces are those that
-    inference.py draws of the whole sound on the same frames; only very quiet speech is not made
+    inference.py --scale 1 draws of the whole sound on the same frames (or, of a speaker with large
+    references, without that option); only very quiet speech is not made
     louder here, for the level of the whole is not known yet. Nobody knows how long the speech will
     be, so the footage always turns at its turning points.
 

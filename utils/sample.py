@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from utils import cli
 from utils.contract import FPS, SAMPLE_RATE
-from utils.media.pixels import ColourSpace, rgb_to_yuv, to_uint8
+from utils.media.pixels import ColourSpace, rgb_to_yuv_matrix
 from utils.media.writer import Quality, SoundTrack, VideoWriter
 
 CLIP_SEED = 1
@@ -276,10 +276,9 @@ def write_clip(path: Path, seconds: float, seed: int):
 
 def _yuv_planes(rgb):
     """Planes y (H, W), u and v (H/2, W/2), uint8, of an RGB picture (H, W, 3) uint8."""
-    luma, *chroma = rgb_to_yuv(rgb.astype(np.float32), BT601)
+    luma, *chroma = cv2.split(cv2.transform(rgb, rgb_to_yuv_matrix(BT601)))
     half = SIDE_PX // 2, SIDE_PX // 2
-    small = [cv2.resize(plane, half, interpolation=cv2.INTER_AREA) for plane in chroma]
-    return [to_uint8(plane) for plane in (luma, *small)]
+    return [luma, *(cv2.resize(plane, half, interpolation=cv2.INTER_AREA) for plane in chroma)]
 
 
 def write_speech(path: Path, seconds: float, seed: int):

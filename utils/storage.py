@@ -22,6 +22,7 @@ SIDES_PX = range(2, 2**16 + 1, 2)  # of a frame
 LARGEST_PX = 1e5         # no number in track.npz is larger
 SMALLEST_SCALE = 0.02    # of the map from the source to the aligned face
 LARGEST_SCALE = 50.0
+SCALES = range(1, 5)      # times the network's size that a lower face may have
 
 # What track.npz holds of each frame: dtype and shape.
 TRACK_ARRAYS = {
@@ -120,9 +121,10 @@ class Meta:
 
     frames: N. id: changes with the source and the contract. size: (width, height) of a source
     frame, px, both even. av_offset_ms: by how much the sound was moved, positive: earlier.
-    detail: frames whose lower half lies in data/detail/. sound: the file with the sound, if it was
-    recorded apart. track: number of the sound track, if one was asked for. shown_frames: from 0 on,
-    those of the source; the rest come from other takes, which are only learned from.
+    references: frames whose lower half lies in data/reference/, `scale` times as large as the
+    network's. sound: the file with the sound, if it was recorded apart. track: number of the sound
+    track, if one was asked for. shown_frames: from 0 on, those of the source; the rest come from
+    other takes, which are only learned from.
     """
 
     frames: int
@@ -130,7 +132,8 @@ class Meta:
     size: tuple[int, int]
     source: Source
     av_offset_ms: int
-    detail: list[int]
+    references: list[int]
+    scale: int
     sound: Source | None = None
     track: int | None = None
     shown_frames: int = 0  # all
@@ -165,7 +168,8 @@ def read_meta(data: str | Path) -> Meta:
             size=tuple(found["size"]),
             source=Source(**found["source"]),
             av_offset_ms=found["av_offset_ms"],
-            detail=list(found["detail"]),
+            references=list(found["references"]),
+            scale=found["scale"],
             sound=Source(**found["sound"]) if found.get("sound") else None,
             other_takes=[Source(**one) for one in found.get("other_takes", [])],
             track=found.get("track"),
@@ -204,7 +208,8 @@ def _check_meta(meta):
         "size": len(meta.size) == len(sides) == 2,
         "source": source_types == [str, int, float, str],
         "av_offset_ms": type(meta.av_offset_ms) is int,
-        "detail": all(type(i) is int and i >= 0 for i in meta.detail),
+        "references": all(type(i) is int and 0 <= i < meta.frames for i in meta.references),
+        "scale": type(meta.scale) is int and meta.scale in SCALES,
         "track": meta.track is None or (type(meta.track) is int and meta.track >= 1),
         "shown_frames": type(meta.shown_frames) is int and 0 < meta.shown_frames <= meta.frames
     }
@@ -325,12 +330,6 @@ def _check_track(track, frames):
 
 
 # -- files and folders -----------------------------------------------------------------------------
-def find_files(folder: Path, endings: set[str]) -> list[Path]:
-    """The files in `folder` that have one of these endings, in any case, sorted; no hidden ones."""
-    paths = [path for path in sorted(folder.glob("*")) if not path.name.startswith(".")]
-    return [path for path in paths if path.suffix.lower() in endings and path.is_file()]
-
-
 def only_file(found: list[Path], folder: str | Path, kind: str, command: str) -> Path:
     """The only one of the files of a kind that were found in `folder`.
 

@@ -17,7 +17,7 @@ from utils.contract import face_path, lower_face_path
 from utils.media.writer import Quality, SoundTrack, VideoWriter
 from utils.training import checkpoint
 
-PREPARED = ("face", "detail", "audio", "track.npz", "report.png", "meta.json")
+PREPARED = ("face", "reference", "audio", "track.npz", "report.png", "meta.json")
 
 
 def train_arguments(root):

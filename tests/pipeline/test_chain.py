@@ -60,14 +60,16 @@ def test_a_prediction_names_what_it_was_made_from(rendered, tiny_data, tiny_spee
     assert read_json(pred / "last.json") == {"speeches": [tiny_speech.stem]}
     made = read_json(pred / tiny_speech.stem / "meta.json")
     assert list(made) == [
-        "frames", "source_frames", "sound", "sound_sha256", "data_id", "checkpoint"
+        "frames", "scale", "source_frames", "sound", "sound_sha256", "data_id", "checkpoint"
     ]
     assert made["source_frames"] == list(range(50)) and made["frames"] == 50
     assert made["sound"] == str(tiny_speech) and made["data_id"] == read_meta(tiny_data).id
     assert made["checkpoint"]["path"] == str(trained)
     assert set(made["checkpoint"]) == {"path", "epoch"}
     lower_face = read_png(contract.lower_face_path(pred / tiny_speech.stem, 49))
-    assert lower_face.shape == (84, 168, 3)
+    scale = made["scale"]
+    assert scale == read_meta(tiny_data).scale > 1
+    assert lower_face.shape == (84 * scale, 168 * scale, 3)
 
 
 def test_the_video_is_what_was_promised(rendered, tiny_data, tiny_clip, tiny_speech):

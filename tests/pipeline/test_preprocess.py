@@ -18,7 +18,7 @@ from utils.storage import read_json, read_meta, read_track
 SIZE = (512, 512)
 TINY_SECONDS = 6  # of conftest.tiny_clip
 TINY_SEED = 11    # of conftest.tiny_clip
-FOLDERS = ("face", "detail", "audio", "pred", "pack", "inference.new")
+FOLDERS = ("face", "reference", "audio", "pred", "pack", "inference.new")
 FILES = ("track.npz", "report.png", "meta.json")
 
 
@@ -172,9 +172,10 @@ def finished(tmp_path):
 
 def test_old_data_is_replaced_and_its_predictions_go(finished):
     new, data = finished
+    (data / "detail").mkdir()  # of version 1.2
     preprocess.swap_in(new, data)
     kept = {path.name for path in data.iterdir()}
-    assert kept == {"face", "detail", "audio", "result", *FILES}
+    assert kept == {"face", "reference", "audio", "result", *FILES}
     assert (data / "face" / "000000").read_text() == "new"
     assert (data / "meta.json").read_text() == "new"
     assert (data / "result" / "film.mp4").read_text() == "old"

@@ -55,7 +55,7 @@ def render(tmp_path, folder, long_clip):
 
     def make(order, sound, clip=long_clip, beside=False, paste=lambda *_: None):
         output = tmp_path / "out.mp4"
-        prediction = Prediction(folder, np.array(order), sound)
+        prediction = Prediction(folder, np.array(order), sound, 1)
         reapply_faces.render(clip, prediction, paste, output, beside)
         return output
 
@@ -239,6 +239,7 @@ def data(tiny_data, folder, tmp_path):
     source = storage.identify_source(sound)
     meta = {
         "source_frames": list(range(HALF_SECOND)),
+        "scale": 1,
         "sound": source.path,
         "sound_sha256": source.sha256,
         "data_id": storage.read_meta(data).id,

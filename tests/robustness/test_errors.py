@@ -13,6 +13,7 @@ import soundfile
 import torch
 from helpers.messages import error_line
 
+import inference
 import reapply_faces
 from inference import find_speeches
 from reapply_faces import result_name
@@ -293,6 +294,21 @@ def test_a_start_beyond_the_footage_is_refused(refused, tiny_data, tiny_speech, 
     refused("inference", arguments, "lasts 6.00 s")
 
 
+@pytest.mark.parametrize("strength", ["3", "-0.1", "2.01", "nan", "inf"])
+def test_a_strength_that_no_mouth_has_is_refused(refused, tiny_data, tiny_speech, strength):
+    arguments = [tiny_speech, "--data", tiny_data, f"--strength={strength}"]
+    refused("inference", arguments, f"--strength {strength}", "expected 0 to 2")
+
+
+@pytest.mark.parametrize("scale", ["2", "0", "1.0", "x"])
+def test_only_the_networks_own_scale_can_be_asked_for(capsys, scale):
+    with pytest.raises(SystemExit):
+        inference.parse_args([f"--scale={scale}"])
+    assert "--scale" in capsys.readouterr().err
+    assert inference.parse_args(["--scale", "1"]).scale == 1
+    assert inference.parse_args([]).scale is None
+
+
 def test_speech_that_is_none_is_refused(project, refused, tiny_data):
     """Text, and a video without sound, instead of speech."""
     (project / "speech.wav").write_text("hello")
@@ -318,6 +334,7 @@ def predicted(project, tiny_data, tiny_speech):
     source = storage.identify_source(tiny_speech)
     meta = {
         "frames": 1,
+        "scale": 1,
         "source_frames": [0],
         "sound": source.path,
         "sound_sha256": source.sha256,
@@ -472,3 +489,17 @@ def test_a_prediction_lies_inside_its_folder(refused, predicted, names):
 def test_a_prediction_is_of_frames_that_there_are(refused, predicted, order):
     data = predicted(source_frames=order)
     refused("reapply_faces", ["--data", data], "meta.json", "python inference.py AUDIO")
+
+
+@pytest.mark.parametrize("scale", [0, 5, -1, 2.0, True, "2", None, [1]])
+def test_a_prediction_has_a_scale_that_there_is(refused, predicted, scale):
+    data = predicted(scale=scale)
+    refused("reapply_faces", ["--data", data], "meta.json", "'scale'", "inference.py AUDIO")
+
+
+def test_a_prediction_has_the_scale_that_it_names(refused, predicted):
+    data = predicted(scale=2)
+    plain = np.full((LOWER_HEIGHT, FACE_SIZE, 3), 90, np.uint8)
+    lower_face_path(data / "pred" / "speech", 0).write_bytes(encode_png(plain))
+    expected = "000000.png is missing or no RGB picture of 336x168"
+    refused("reapply_faces", ["--data", data], expected, "python inference.py AUDIO")

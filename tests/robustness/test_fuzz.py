@@ -96,6 +96,7 @@ def data(tiny_data, tmp_path):
     folder.mkdir(parents=True)
     prediction = {
         "frames": 3,
+        "scale": 1,
         "source_frames": [4, 3, 2],
         "sound": sound.path,
         "sound_sha256": sound.sha256,

@@ -594,7 +594,7 @@ def test_several_takes_are_learned_from_and_one_is_rendered(tmp_path, run_script
     assert (prepared.frames, meta.shown_frames, meta.size) == (110, 50, (512, 512))
     assert prepared.track.cuts.tolist() == [0, 50]
     assert prepared.meta.source.path == str(shown)
-    assert max(prepared.meta.detail) < 50
+    assert max(prepared.meta.references) < 50
     for first, events in ((0, EVENTS_S), (50, EVENTS_S)):
         for event in events:
             at = first + round(event * FPS)
@@ -619,6 +619,7 @@ class Speaker:
     """Stands for a trained network: it draws nothing."""
 
     clip = None
+    large = None
 
 
 def test_a_speech_begins_where_the_face_is_first_seen(tmp_path, run_script, monkeypatch):
@@ -630,7 +631,7 @@ def test_a_speech_begins_where_the_face_is_first_seen(tmp_path, run_script, monk
     speech = film(tmp_path / "speech.wav", [Sound(codec="pcm_s16le")], pictures=())
     saved = {"data": {"id": read_meta(data).id}, "epoch": 1}
     grey = np.full((84, 168, 3), 90, np.uint8)
-    monkeypatch.setattr(inference, "load_speaker", lambda *_: (Speaker(), saved))
+    monkeypatch.setattr(inference, "load_speaker", lambda *_, **__: (Speaker(), saved))
     monkeypatch.setattr(
         inference, "generate_lower_faces", lambda _, order, *rest: [grey] * len(order)
     )

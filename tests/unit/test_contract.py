@@ -31,6 +31,6 @@ def test_files_sort_in_the_order_of_their_frames():
     names = [contract.face_path("data", i).name for i in (0, 9, 10, 99999, 100000)]
     assert names == sorted(names)
     assert contract.face_path("data", 7) == Path("data/face/000007.png")
-    assert contract.detail_path("data", 7) == Path("data/detail/000007.png")
+    assert contract.reference_path("data", 7) == Path("data/reference/000007.png")
     assert contract.mel_path("data", 7) == Path("data/audio/000007.npy")
     assert contract.lower_face_path(Path("data/pred/x"), 7) == Path("data/pred/x/000007.png")

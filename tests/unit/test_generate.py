@@ -9,15 +9,19 @@ import soundfile
 import torch
 
 import inference
-from models.unet import LipUNet
+from models.unet import Drawing, LipUNet
 from utils import generate
 from utils.audio import log_mel
 from utils.cli import UserError
-from utils.contract import SAMPLE_RATE
-from utils.dataset.clip import Clip
+from utils.contract import MEL_FLOOR, SAMPLE_RATE
+from utils.dataset.clip import Clip, Inputs
+from utils.face.landmarks import LOWER_INNER_COLUMNS, UPPER_INNER_COLUMNS, mouth_matrix
 from utils.generate import (
     Speaker,
+    draw,
     generate_lower_faces,
+    keep_lips_apart,
+    load_speaker,
     pingpong,
     read_driving,
     seen_span,
@@ -189,14 +193,23 @@ def test_faces_do_not_depend_on_the_batch_they_are_drawn_in(tiny_data, monkeypat
 
 def test_each_moment_gets_its_own_window_and_source_frame():
     """What reaches the network: the window of the moment, the inputs of the source frame."""
-    clip = SimpleNamespace(inputs=lambda frames, windows, references: (
-        torch.from_numpy(frames), torch.from_numpy(windows), torch.from_numpy(references[frames])
+    clip = SimpleNamespace(inputs=lambda frames, windows, references: Inputs(
+        reference=torch.from_numpy(references[frames]),
+        points=None,
+        mel=torch.from_numpy(windows),
+        pose=torch.from_numpy(frames),
     ))
 
-    def model(frames, windows, references):
-        values = torch.stack([frames, windows[:, 0, 0], references[:, 0]], dim=1) / 255
-        return values[:, :, None, None].expand(-1, 3, 84, 168), None
+    def draw(reference, points, target_points, audio_embedding, pose):
+        values = torch.stack([pose, audio_embedding[:, 0, 0], reference[:, 0]], dim=1) / 255
+        return Drawing(values[:, :, None, None].expand(-1, 3, 84, 168), None, None, None)
 
+    model = SimpleNamespace(
+        encode_audio=lambda mel: mel,
+        predict_landmarks=lambda audio_embedding: audio_embedding,
+        landmarks_to_pixels=lambda landmarks, pose: pose,
+        draw=draw,
+    )
     references = 100 + np.arange(50)[:, None] * np.ones((1, 2), int)
     speaker = Speaker(model, clip, references, torch.device("cpu"))
     order = np.array([3, 4, 5, 4, 3])
@@ -205,3 +218,153 @@ def test_each_moment_gets_its_own_window_and_source_frame():
     assert [face[0, 0].tolist() for face in faces] == [
         [3, 10, 103], [4, 11, 104], [5, 12, 105], [4, 13, 104], [3, 14, 103]
     ]
+
+
+# -- how far the mouth moves -----------------------------------------------------------------------
+MOMENTS = np.arange(60, 66)
+
+
+def silence():
+    return np.full((len(MOMENTS), 64, 80), np.log(MEL_FLOOR), np.float32)
+
+
+@pytest.fixture
+def speaker(tiny_data, monkeypatch):
+    """A small network whose landmarks follow the sound, and are usual ones in silence; without
+    mixed precision.
+    """
+    monkeypatch.setattr(generate, "autocast", lambda _: contextlib.nullcontext())
+    torch.manual_seed(0)
+    model = LipUNet(channels=(8, 8, 8, 8), audio_width=32).eval()
+    clip = Clip(tiny_data)
+    model.landmark_pose_fit[2] = torch.from_numpy(clip.points.mean(axis=0).reshape(-1))
+    with torch.no_grad():
+        at_rest = model.encode_audio(torch.from_numpy(silence()))[0]
+        heard = model.encode_audio(torch.from_numpy(clip.mel_windows[MOMENTS]))
+        model.landmark_head.bias.copy_(-model.landmark_head.weight @ at_rest)
+        model.landmark_std.copy_(4 / model.predict_landmarks(heard).std())
+    for head in (model.to_weights, model.to_displacement):
+        torch.nn.init.normal_(head.weight, std=0.05)
+    return Speaker(model, clip, clip.references(), torch.device("cpu"))
+
+
+def inputs_of(speaker, windows=None):
+    """The network's inputs at some moments, of other sound than the clip's if it is given."""
+    clip = speaker.clip
+    windows = clip.mel_windows[MOMENTS] if windows is None else windows
+    return clip.inputs(MOMENTS, windows, speaker.references)
+
+
+def drawn_at(speaker, strength, inputs, monkeypatch):
+    """(picture, landmarks in pixels) that are drawn with that strength."""
+    speaker.strength = strength
+    seen = []
+    real = LipUNet.draw
+
+    def remembered(model, reference, points, target_points, *rest):
+        seen.append(target_points)
+        return real(model, reference, points, target_points, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LipUNet, "draw", remembered)
+        picture = draw(speaker, inputs).picture
+    [points] = seen
+    return picture, points
+
+
+def opening(points):
+    return points.flatten(1) @ torch.from_numpy(mouth_matrix())[:, 0]
+
+
+def test_strength_1_is_what_the_network_itself_draws(speaker, monkeypatch):
+    inputs = inputs_of(speaker)
+    with torch.inference_mode():
+        wanted, _ = speaker.model(*inputs)
+    picture, _ = drawn_at(speaker, 1, inputs, monkeypatch)
+    assert torch.equal(picture, wanted)
+    monkeypatch.setattr(generate, "keep_lips_apart", lambda points: points)
+    weaker, _ = drawn_at(speaker, 0.999, inputs, monkeypatch)
+    assert (weaker - wanted).abs().max() < 0.02
+
+
+def test_strength_0_is_the_mouth_of_silence_whatever_is_heard(speaker, monkeypatch):
+    still, points = drawn_at(speaker, 0, inputs_of(speaker), monkeypatch)
+    inputs = inputs_of(speaker, silence())
+    quiet, quiet_points = drawn_at(speaker, 1, inputs, monkeypatch)
+    speaking, _ = drawn_at(speaker, 1, inputs_of(speaker), monkeypatch)
+    assert torch.allclose(points, quiet_points, atol=1e-3)
+    assert (still - quiet).abs().max() < 0.02
+    assert (speaking - quiet).abs().max() > 0.1
+
+
+def test_more_strength_opens_the_mouth_further(speaker, monkeypatch):
+    monkeypatch.setattr(generate, "keep_lips_apart", lambda points: points)
+    inputs = inputs_of(speaker)
+    at_rest, half, usual, more = (
+        opening(drawn_at(speaker, strength, inputs, monkeypatch)[1])
+        for strength in (0, 0.5, 1, 1.5)
+    )
+    moved = usual - at_rest
+    assert moved.abs().max() > 0.5
+    assert torch.allclose(half - at_rest, 0.5 * moved, atol=1e-2)
+    assert torch.allclose(more - at_rest, 1.5 * moved, atol=1e-2)
+
+
+def test_beyond_what_was_heard_only_the_landmarks_go(speaker, monkeypatch):
+    """What the network hears stays what it has learned: no sound is heard twice as loud."""
+    heard = []
+
+    def draw_nothing(reference, points, target_points, audio_embedding, pose):
+        heard.append(audio_embedding)
+
+    monkeypatch.setattr(speaker.model, "draw", draw_nothing)
+    for speaker.strength in (0, 0.5, 1, 1.5):
+        draw(speaker, inputs_of(speaker))
+    at_rest, half, usual, more = heard
+    assert torch.allclose(half, (at_rest + usual) / 2, atol=1e-4)
+    assert torch.allclose(more, usual, atol=1e-4)
+    assert (usual - at_rest).abs().max() > 0.01
+
+
+def test_lips_never_cross():
+    """Where they would they meet halfway; all else stays where it was."""
+    points = torch.from_numpy(np.random.default_rng(0).uniform(20, 60, (50, 65, 2)))
+    before = points.clone()
+    apart = keep_lips_apart(points)
+    assert torch.equal(points, before)
+    upper, lower = (apart[:, part, 1] for part in (UPPER_INNER_COLUMNS, LOWER_INNER_COLUMNS))
+    was_upper, was_lower = (
+        points[:, part, 1] for part in (UPPER_INNER_COLUMNS, LOWER_INNER_COLUMNS)
+    )
+    crossed = was_upper > was_lower
+    assert 0.3 < crossed.double().mean() < 0.7
+    assert (lower - upper).min() > -1e-9
+    assert torch.allclose(upper[crossed], lower[crossed])
+    assert torch.allclose((upper + lower) / 2, (was_upper + was_lower) / 2)
+    assert torch.equal(upper[~crossed], was_upper[~crossed])
+    others = np.setdiff1d(np.arange(65), np.r_[UPPER_INNER_COLUMNS, LOWER_INNER_COLUMNS])
+    assert torch.equal(apart[:, others], points[:, others])
+    assert torch.equal(apart[..., 0], points[..., 0])
+
+
+def test_the_inner_edges_of_the_lips_are_named_in_pairs(tiny_data):
+    """One above the other, in every frame of a real mouth."""
+    points = Clip(tiny_data).points
+    upper = points[:, UPPER_INNER_COLUMNS]
+    lower = points[:, LOWER_INNER_COLUMNS]
+    width = np.ptp(points[:, UPPER_INNER_COLUMNS, 0], axis=1).mean()
+    assert np.abs(upper[..., 0] - lower[..., 0]).mean() < 0.05 * width
+    assert (lower[..., 1] - upper[..., 1]).mean() > 0
+    assert (lower[..., 1] - upper[..., 1])[:, 4].min() > -1
+
+
+# -- in full size ----------------------------------------------------------------------------------
+def test_a_speaker_draws_in_full_size_if_asked_to(tiny_data, speaker, monkeypatch):
+    monkeypatch.setattr(generate.checkpoint, "load", lambda path: (speaker.model, {"epoch": 1}))
+    small, saved = load_speaker("best.pth", speaker.clip, "cpu")
+    large, _ = load_speaker("best.pth", speaker.clip, "cpu", full_size=True)
+    assert saved == {"epoch": 1}
+    assert small.large is None
+    assert np.array_equal(small.references, speaker.clip.references())
+    assert large.large.scale == speaker.clip.meta.scale
+    assert np.array_equal(large.references, speaker.clip.kept_references())

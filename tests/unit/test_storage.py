@@ -36,7 +36,8 @@ def meta(clip):
         size=(512, 288),
         source=storage.identify_source(clip),
         av_offset_ms=-40,
-        detail=[3, 17],
+        references=[3, 17],
+        scale=2,
     )
 
 
@@ -129,7 +130,7 @@ def test_json_survives_a_round_trip(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-META_KEYS = ["frames", "source", "size", "id", "contract", "av_offset_ms", "detail"]
+META_KEYS = ["frames", "source", "size", "id", "contract", "av_offset_ms", "references", "scale"]
 
 
 @pytest.mark.parametrize("key", META_KEYS)
@@ -141,7 +142,7 @@ def test_a_missing_key_is_named(data, key):
 @pytest.mark.parametrize("key", META_KEYS)
 @pytest.mark.parametrize("value", [None, 1.5, 7, "x", [], {}, ["x"]])
 def test_a_value_of_another_kind_is_refused(data, key, value):
-    right = [("av_offset_ms", 7), ("id", "x"), ("detail", []), ("detail", {})]
+    right = [("av_offset_ms", 7), ("id", "x"), ("references", []), ("references", {})]
     if (key, value) not in right:  # 7 frames are refused, for there are more
         change_meta(data, **{key: value})
         refused(data)
@@ -151,7 +152,8 @@ IMPOSSIBLE = [
     *({"frames": value} for value in (0, -20, True, 20.0)),
     *({"size": value} for value in ([512], [512, 512, 512], [512, "x"], [512, 511], [0, 0])),
     *({"size": value} for value in ([-2, 2], [2**40, 2], [True, 512])),
-    *({"detail": value} for value in ([-1], [1.5])),
+    *({"references": value} for value in ([-1], [1.5], [True], [FRAMES])),
+    *({"scale": value} for value in (0, 5, 2.0, True)),
     {"av_offset_ms": "100"},
     {"source": {"path": 5, "bytes": 1, "mtime": 1.0, "sha256": ""}},
 ]
@@ -188,7 +190,7 @@ def test_data_of_other_constants_is_refused(data, key):
 
 def test_data_of_the_first_version_is_refused_before_anything_else(data):
     first = dict(list(CONTRACT.items())[1:])
-    change_meta(data, contract={**first, "hop": 17}, frames=None, detail=...)
+    change_meta(data, contract={**first, "hop": 17}, frames=None, references=...)
     (data / "track.npz").unlink()
     assert "was made with version = 1, but utils/contract.py has 2" in refused(data)
 

@@ -6,24 +6,24 @@ import cv2
 import numpy as np
 from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
-from utils.compositing.detail import UNIT_PX, DetailTransfer, bell, blur, no_detail
 from utils.contract import FACE_SIZE, LOWER_HEIGHT, LOWER_TOP
 from utils.face.geometry import (
     Affine,
     align,
-    enlarge,
     is_wide,
     nonzero_bounds,
+    resample,
     resample_smooth,
     shrink,
     source_box,
     transform_points,
 )
 from utils.face.landmarks import JAW_COLUMNS
-from utils.media.pixels import ColourSpace, luma_range, rgb_to_yuv, yuv_to_rgb
+from utils.media.pixels import ColourSpace, rgb_to_yuv_matrix, yuv_to_rgb
 from utils.shots import smooth
 from utils.storage import Track
 
+UNIT_PX = FACE_SIZE / 168         # the lengths in px below are for a face of 168 pixels
 CHIN_MARGIN_PX = 4 * UNIT_PX     # the blend region reaches this far beyond the chin
 CHEEK_INSET_PX = 5 * UNIT_PX     # the blend region stays this far inside the cheeks
 CHIN_POINT = 10                  # of the 21 points of the jaw, the middle of the chin
@@ -35,6 +35,10 @@ RAMP_PX = 8 * UNIT_PX            # from the border of the lower half to full str
 SUBPIXEL_BITS = 4                # the region is drawn to 1/16 of a pixel
 COLOUR_SIGMA_PX = 14 * UNIT_PX   # colour is matched over this distance: light, not features
 SAME_SURFACE_LEVELS = 20         # a much larger difference of grey levels is not one of light
+# Of the finest detail, by scale: what moving references and averaging them has taken away. Found
+# where what is pasted is as fine as the skin around it.
+SHARPEN_SHARES = {1: 0.8, 2: 0.52, 3: 0.33, 4: 0.25}
+SHARPEN_SIGMA_PX = 0.8           # of the source: what counts as finest
 FADE_FRAMES = 5                  # odd: the paste fades this long before and after a missing face
 
 
@@ -54,14 +58,13 @@ class PlanePart(NamedTuple):
 class Paster:
     """Pastes lower faces into the frames of one clip.
 
-    track: of that clip. detail: fine detail to add, or None: what is enlarged then stays soft.
-    outline (N, 21, 2): see jaw_outline. strength (N,) float32, 0..1: how much is pasted.
+    track: of that clip. outline (N, 21, 2): see jaw_outline. strength (N,) float32, 0..1: how much
+    is pasted.
     """
 
-    def __init__(self, track: Track, detail: DetailTransfer | None = None):
+    def __init__(self, track: Track):
         """Work out the blend region and the strength for every frame."""
         self.transform = track.transform
-        self.detail = detail or no_detail
         self.outline = jaw_outline(track)
         self.strength = _fade_around_gaps(track.valid)
         self.ramps = np.outer(_border_ramp(LOWER_HEIGHT), _border_ramp(FACE_SIZE))
@@ -73,10 +76,11 @@ class Paster:
         i: int,
         lower_face: np.ndarray
     ):
-        """Paste lower_face (84, 168, 3) uint8 RGB into source frame i, in place.
+        """Paste lower_face (84 S, 168 S, 3) uint8 RGB into source frame i, in place.
 
-        planes: y (H, W), u and v (H/2, W/2), uint8. Samples outside the blend region keep their
-        values bit for bit; where no face was found, or too little of it is in the picture, all do.
+        S: 1, or how many times larger than the network's it is. planes: y (H, W), u and v
+        (H/2, W/2), uint8. Samples outside the blend region keep their values bit for bit; where no
+        face was found, or too little of it is in the picture, all do.
         """
         mask = self.mask(i)
         affine = Affine(self.transform[i])
@@ -89,12 +93,13 @@ class Paster:
             return
         parts = _parts_in_box(planes, affine, box)
         luma = parts[0]
-        matched = match_colour(lower_face, _light(parts, colours), mask)
-        removed, added = self.detail(i, lower_face, mask, luma.affine, luma.size)
-        drawn = _enlarge(matched, parts, colours, removed)
-        drawn[0] += added * luma_range(colours)
+        light = light_difference(lower_face, _light(parts, colours), mask)
+        matrix = rgb_to_yuv_matrix(colours)
+        drawn = _resample_planes(lower_face, matrix, parts, resample)
+        drawn[0] = sharpen(drawn[0], SHARPEN_SHARES[lower_face.shape[1] // FACE_SIZE])
+        changes = _resample_planes(light, matrix[:, :3], parts, resample_smooth)
         weight = resample_smooth(mask, luma.affine, luma.size)
-        _blend(parts, drawn, weight * self.strength[i])
+        _blend(parts, drawn, changes, weight * self.strength[i])
 
     def mask(self, i: int) -> np.ndarray:
         """Blend region of frame i, (84, 168) float32: 1 around the mouth, 0 on every edge."""
@@ -130,42 +135,68 @@ def _light(parts, colours):
     return yuv_to_rgb(y, u, v, colours)
 
 
-def match_colour(lower_face: np.ndarray, real: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """lower_face (84, 168, 3), 0..255, in the light of `real` (42, 84, 3), as float32.
+def light_difference(lower_face: np.ndarray, real: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """What brings lower_face (84 S, 168 S, 3), 0..255, into the light of `real` (42, 84, 3): RGB to
+    be added, (21, 42, 3) float32.
 
     Their difference along the border of the blend region, mask (84, 168), is spread inwards by
     normalised convolution (Knutsson and Westin 1993).
     """
-    difference = real - _halve(lower_face)
+    height, width, _ = real.shape
+    difference = real - shrink(lower_face, (width, height))
     # 1 for skin on skin, 0 for skin on background
     same_surface = bell(np.abs(difference).max(axis=-1), SAME_SURFACE_LEVELS)
     inside = _halve(mask)
     weight = (4 * inside * (1 - inside) * same_surface + 1e-4)[..., None]
     weighted = np.dstack([difference * weight, weight])
     spread = blur(_halve(weighted), COLOUR_SIGMA_PX / 4)
-    correction = spread[..., :3] / spread[..., 3:]
-    return lower_face + cv2.resize(correction, (FACE_SIZE, LOWER_HEIGHT))
+    return spread[..., :3] / spread[..., 3:]
 
 
-def _enlarge(rgb, parts, colours, removed):
-    """[y, u, v] of a lower face (84, 168, 3) in the sizes of parts, less `removed` of its luma."""
-    y, u, v = rgb_to_yuv(rgb, colours)
-    pairs = zip((y - removed * luma_range(colours), u, v), parts, strict=True)
-    return [enlarge(plane, part.affine, part.size) for plane, part in pairs]
+def _resample_planes(rgb, matrix, parts, resample):
+    """[y, u, v] float32 in the sizes of parts of RGB of the lower half, in any size.
+
+    matrix: of rgb_to_yuv_matrix(). resample: one of geometry's functions.
+    """
+    scale = rgb.shape[1] / FACE_SIZE
+    planes = cv2.split(cv2.transform(rgb, matrix))
+    return [
+        resample(plane.astype(np.float32), part.affine.upscaled(scale), part.size)
+        for plane, part in zip(planes, parts, strict=True)
+    ]
 
 
-def _blend(parts, drawn, weight):
-    """Move parts towards drawn by weight (H, W), 0..1, in place; where it is 0 nothing changes."""
+def _blend(parts, drawn, changes, weight):
+    """Move parts towards drawn + changes by weight (H, W), 0..1, in place; where it is 0 nothing
+    changes.
+    """
     half_weight = _halve(weight)
-    for part, new, share in zip(parts, drawn, (weight, half_weight, half_weight), strict=True):
+    weights = (weight, half_weight, half_weight)
+    for part, new, light, share in zip(parts, drawn, changes, weights, strict=True):
         old = part.samples
-        change = cv2.multiply(cv2.subtract(new, old, dtype=cv2.CV_32F), share)
+        change = cv2.subtract(new, old, dtype=cv2.CV_32F)
+        change = cv2.multiply(cv2.add(change, light), share)
         cv2.add(old, change, old, dtype=cv2.CV_8U)  # rounded and cut to 0..255
 
 
 def _halve(picture):
     """Picture of half the width and height: means of 2 x 2 pixels."""
     return shrink(picture, None, fx=0.5, fy=0.5)
+
+
+def sharpen(luma: np.ndarray, share: float) -> np.ndarray:
+    """Luma (H, W) float32 with `share` more of its finest detail."""
+    return luma + share * (luma - blur(luma, SHARPEN_SIGMA_PX))
+
+
+def bell(difference: np.ndarray, width: float) -> np.ndarray:
+    """1 where there is no difference, 0.37 at `width`, soon 0 beyond it."""
+    return np.exp(-((difference / width) ** 2))
+
+
+def blur(picture: np.ndarray, sigma: float) -> np.ndarray:
+    """Picture (H, W) or (H, W, C) after a Gaussian blur, sigma in px."""
+    return cv2.GaussianBlur(picture, (0, 0), sigma)
 
 
 # -- what is known of all frames before ----------------------------------------------------------

@@ -20,6 +20,7 @@ from utils.contract import (
 from utils.dataset import augment
 from utils.dataset.clip import Clip
 from utils.dataset.references import evenly_spaced
+from utils.face.landmarks import mouth_matrix
 from utils.shots import seconds_of
 from utils.usable_frames import spoken_frames
 
@@ -28,6 +29,7 @@ HELD_OUT_USABLE = 0.8      # of its frames at least may be judged by ...
 HELD_OUT_SPOKEN = 0.2      # ... and at least so many are spoken in, or an earlier part is taken
 GUARD_FRAMES = FPS         # between training and held-out part, in neither: neighbours look alike
 REST_QUANTILE = 0.2        # of opening: frames at most as open are shown where silence is heard
+MOUTH_STD = 2.2            # of opening and width in normalised landmarks: then most are about 1
 LEAST_MEL_STD = 0.1        # a band that hardly changes is not blown up beyond this
 LEAST_SPREAD_PX = FACE_SIZE / 42  # least size of the region that counts as the mouth
 CROP_HEIGHT = LOWER_HEIGHT * 2 // 3 // 8 * 8  # 56 rows that the discriminator sees, halved thrice
@@ -206,7 +208,8 @@ def normalise_landmarks(clip: Clip, trained: np.ndarray) -> LandmarkNorm:
     """Normalisation of the clip's landmarks, fitted to the frame numbers `trained`.
 
     The linear fit on head pose knows opening and width of the mouth too: else a pose that trembles
-    with the mouth would take over the mouth's part.
+    with the mouth would take over the mouth's part. The unit is the person's movement of the mouth:
+    among all landmarks what is left of head pose counts more, and differs from film to film.
     """
     frames = clip.frames
     points = clip.points.reshape(frames, -1).astype(np.float64)                  # (N, 130)
@@ -216,9 +219,17 @@ def normalise_landmarks(clip: Clip, trained: np.ndarray) -> LandmarkNorm:
     fit, *_ = np.linalg.lstsq(known[trained], points[trained], rcond=None)
     pose_fit = fit[:3]
     residual = points - pose @ pose_fit
-    std = max(1e-6, float(residual[trained].std()))
+    std = mouth_unit(residual[trained])
     landmarks = (residual / std).astype(np.float32)
     return LandmarkNorm(pose_fit.astype(np.float32), std, landmarks)
+
+
+def mouth_unit(landmarks: np.ndarray) -> float:
+    """Length by which landmarks (N, 130) px are to be divided such that opening and width have a
+    standard deviation of MOUTH_STD.
+    """
+    mouth = landmarks @ mouth_matrix()                                           # (N, 2)
+    return max(1e-6, float(np.sqrt(mouth.var(axis=0).mean())) / MOUTH_STD)
 
 
 def mouth_weight_maps(dataset: LipDataset, mouth_weight: float) -> MouthMaps:

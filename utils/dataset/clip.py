@@ -81,9 +81,7 @@ class Clip:
         `allowed` (N,) bool; see choose_references. Footage that nothing can be learned from has
         those with a face. DataError if the clip is too short.
         """
-        usable = self.track.usable
-        if usable.sum() <= 2 * REFERENCE_GAP_FRAMES:
-            usable = self.track.valid
+        usable = self._serving()
         if allowed is not None:
             usable = usable & allowed
         chosen = choose_references(self.track, usable, rng)
@@ -92,3 +90,22 @@ class Clip:
                 f"{self.data} has {usable.sum()} usable frames, too few to find a reference frame "
                 f"{REFERENCE_GAP_FRAMES / FPS:.0f} s away from each", video="LONGER_VIDEO")
         return chosen
+
+    def kept_references(self) -> np.ndarray:
+        """The same (N, 2) for use in full size: out of the frames that were kept for that, and of
+        the others only where none of those is far enough away and of the same shot.
+        """
+        kept = np.zeros(self.frames, bool)
+        kept[self.meta.references] = True
+        chosen = choose_references(self.track, kept & self._serving())
+        others = self.references()
+        shot = self.track.shot_bounds()[:, 0]
+        own = shot[:, None]
+        other_is_better = (shot[chosen] != own) & (shot[others] == own)
+        return np.where((chosen < 0) | other_is_better, others, chosen)
+
+    def _serving(self):
+        """Frames (N,) bool that may serve as references."""
+        usable = self.track.usable
+        enough = usable.sum() > 2 * REFERENCE_GAP_FRAMES
+        return usable if enough else self.track.valid

@@ -66,7 +66,7 @@ def main(args: argparse.Namespace):
     """Measure, print the table and write the report."""
     # 1. the footage and the network
     clip = Clip(args.data)
-    speaker, saved = load_speaker(args.checkpoint, clip, args.device)
+    speaker, saved = load_speaker(args.checkpoint, clip, args.device, full_size=True)
 
     # 2. render and measure
     rows, renderings = evaluate(speaker, saved["data"]["id"], args.against, args.voices)

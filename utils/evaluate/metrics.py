@@ -133,9 +133,13 @@ def _local_mean(values):
 
 
 def sharpness(picture: np.ndarray) -> float:
-    """Variance of the Laplacian of the grey picture (Pech-Pacheco et al. 2000)."""
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    return float(cv2.Laplacian(grey, cv2.CV_32F).var())
+    """Fineness of an RGB picture."""
+    return fineness(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
+
+
+def fineness(luma: np.ndarray) -> float:
+    """Variance of the Laplacian of luma (H, W) (Pech-Pacheco et al. 2000)."""
+    return float(cv2.Laplacian(luma, cv2.CV_64F).var())
 
 
 def seam(

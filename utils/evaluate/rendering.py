@@ -14,11 +14,17 @@ from tqdm import tqdm
 from utils import av_sync, storage
 from utils.audio import SAMPLES_PER_FRAME, MelWindows, fit_length
 from utils.cli import CheckpointError, UserError
-from utils.compositing.detail import DetailTransfer
 from utils.compositing.paste import Paster
-from utils.contract import FACE_SIZE, SAMPLE_RATE
+from utils.contract import FACE_SIZE, LOWER_HEIGHT, SAMPLE_RATE
 from utils.evaluate import metrics
-from utils.face.geometry import Affine, Box, resample_smooth, source_box, transform_points
+from utils.face.geometry import (
+    Affine,
+    Box,
+    resample_smooth,
+    shrink,
+    source_box,
+    transform_points,
+)
 from utils.face.landmarks import LIP_COLUMNS
 from utils.face.tracking import track_face
 from utils.generate import Speaker, generate_lower_faces
@@ -78,7 +84,8 @@ class Rendering:
 
     frames (T,): source frame numbers. mouth (T, 2): opening and width in eye distances. lips
     (T, 40, 2): px of the aligned face. Of kind "own" only, else empty: lower_faces (T), before they
-    are pasted; seams: (seam, grain) of some frames.
+    are pasted, as large as the network's; borders: (seam, grain,
+    lips) of some frames, the last the sharpness of the lips over that of the real ones.
     """
 
     shown: Utterance
@@ -87,7 +94,7 @@ class Rendering:
     mouth: np.ndarray
     lips: np.ndarray
     lower_faces: Sequence[np.ndarray] = ()
-    seams: Sequence[tuple[float, float]] = ()
+    borders: Sequence[tuple[float, float, float]] = ()
 
 
 Renderings = dict[str, list[Rendering]]  # by kind
@@ -186,9 +193,10 @@ class _Scene:
         lips = transform_points(lips, self.transform[:job.count])
         rendering = Rendering(job.shown, job.driving, frames, track.mouth, lips)
         if job.kind == "own":
-            rendering.lower_faces = lower_faces
+            network_size = FACE_SIZE, LOWER_HEIGHT
+            rendering.lower_faces = [shrink(picture, network_size) for picture in lower_faces]
             every_few = range(0, job.count, SEAM_STEP_FRAMES)
-            rendering.seams = [self._seam_and_grain(k, lower_faces[k]) for k in every_few]
+            rendering.borders = [self._look(k, lower_faces[k]) for k in every_few]
         return rendering
 
     def _pasted(self, k, lower_face):
@@ -208,8 +216,8 @@ class _Scene:
             y, u, v = (cv2.resize(plane, self.box.size) for plane in pasted)
             yield to_uint8(yuv_to_rgb(y, u, v, colours))
 
-    def _seam_and_grain(self, k, lower_face):
-        """Both measures of the border of what is pasted into frame k of the scene."""
+    def _look(self, k, lower_face):
+        """(seam, grain, lips) of what is pasted into frame k of the scene."""
         made, _, _ = self._pasted(k, lower_face)
         (real, _, _), _ = self.decoded[k]
         real = real[self.box.slices]
@@ -217,14 +225,19 @@ class _Scene:
         mask = self.paster.mask(self.frames[k])
         mask = resample_smooth(mask, affine.to_lower_half(), self.box.size)
         grain = metrics.grain(made, real, mask, BAND_PX / affine.scale)
-        return metrics.seam(made, real, mask), grain
+        lips = self.speaker.clip.track.landmarks[self.frames[k], LIP_COLUMNS]
+        lips = np.round(lips - (self.box.left, self.box.top)).astype(int)
+        left, top, right, bottom = np.maximum(0, [*lips.min(axis=0), *lips.max(axis=0)])
+        box = slice(top, bottom + 1), slice(left, right + 1)
+        fineness = metrics.fineness(made[box]) / max(1e-9, metrics.fineness(real[box]))
+        return metrics.seam(made, real, mask), grain, fineness
 
 
 def render_all(speaker: Speaker, jobs: list[Job]) -> Renderings:
     """Renderings by the kind of their job. Each scene is decoded once, for all its jobs."""
     clip = speaker.clip
     video = storage.source_path(clip.meta, clip.data)
-    paster = Paster(clip.track, DetailTransfer(clip.data, clip.meta, clip.track))
+    paster = Paster(clip.track)
     by_scene = defaultdict(list)
     for job in jobs:
         by_scene[job.shown].append(job)

@@ -133,10 +133,10 @@ def look_rows(clip: Clip, trained: np.ndarray, own: list[Rendering]) -> Rows:
         off = rendering.lips - clip.track.lips[rendering.frames]  # (T, 40, 2) px
         distance = np.linalg.norm(off, axis=-1).mean()
         jitter = metrics.jitter(rendering.mouth[:, 0], rendering.shown.mouth[:, 0])
-        seams, grains = np.transpose(rendering.seams)
-        by_rendering.append((distance, jitter, seams.mean(), np.median(grains)))
+        seams, grains, lips = np.transpose(rendering.borders)
+        by_rendering.append((distance, jitter, seams.mean(), np.median(grains), np.median(lips)))
     psnr, ssim, sharpness, sharpness_real = np.mean(by_picture, axis=0).tolist()
-    distance, jitter, seam, grain = np.mean(by_rendering, axis=0).tolist()
+    distance, jitter, seam, grain, lips = np.mean(by_rendering, axis=0).tolist()
     return {
         "landmarks": {"px": distance, "eyes": distance / EYE_DISTANCE_PX},
         "picture": {"psnr": psnr, "ssim": ssim},
@@ -144,7 +144,8 @@ def look_rows(clip: Clip, trained: np.ndarray, own: list[Rendering]) -> Rows:
             "sharpness": sharpness / max(1e-9, sharpness_real),
             "jitter": jitter,
             "seam": seam,
-            "grain": grain
+            "grain": grain,
+            "lips": lips
         }
     }
 

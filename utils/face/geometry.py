@@ -15,8 +15,6 @@ from utils.contract import FACE_SIZE, LOWER_TOP
 
 AREA_BELOW_SCALE = 0.6  # faces shrunk further are averaged over areas: else hair turns to moire
 SMALLEST_BOX_PX = 32    # source px: a lower half with a shorter side than this is left alone
-FEWEST_TIMES = 2        # enlarge() first makes the picture at least this many times larger
-MOST_TIMES = 4          # enlarge() first makes it at most this many times larger: more costs memory
 SMOOTH_STEP_PX = 1.5 * FACE_SIZE / 168  # face px between the places at which a smooth map is read
 READ_FLAGS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP  # the map tells where each new pixel is read
 
@@ -240,27 +238,21 @@ def _average_areas(rgb, affine, size):
     return shrink(rgb, None, fx=scale, fy=scale), affine.downscaled(1 / scale)
 
 
-def enlarge(
+def resample(
     picture: np.ndarray,
     affine: Affine,
     size: Size
 ) -> np.ndarray:
     """Picture of the lower half, resampled over a part of the source of size (width, height).
 
-    affine: pixels of that part -> pixels of the lower half. Cubic to a whole number of times its
-    size, then linear: as sharp as cubic alone, and twice as fast.
+    affine: pixels of that part -> pixels of the picture.
     """
-    times = math.ceil(1 / affine.scale)
-    times = min(max(times, FEWEST_TIMES), MOST_TIMES)
-    picture = cv2.resize(
-        picture,
-        None,
-        fx=times,
-        fy=times,
-        interpolation=cv2.INTER_CUBIC
-    )
-    affine = affine.upscaled(times)
-    return _warp(picture, affine.matrix, size, flags=READ_FLAGS)
+    step = int(affine.scale)
+    if step > 1:
+        picture = shrink(picture, None, fx=1 / step, fy=1 / step)
+        affine = affine.upscaled(1 / step)
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    return _warp(picture, affine.matrix, size, flags=flags)
 
 
 def resample_smooth(
@@ -268,7 +260,7 @@ def resample_smooth(
     affine: Affine,
     size: Size
 ) -> np.ndarray:
-    """Smooth map of the lower half (displacement, weight), resampled as enlarge() does.
+    """Smooth map of the lower half (displacement, weight), resampled as resample() does.
 
     Read every SMOOTH_STEP_PX and drawn straight between those places: ten times as fast.
     """

@@ -36,6 +36,8 @@ NOSE = [1, 2, 98, 327]      # tip and base
 
 WARP_POINTS = LIPS + JAW + NOSE  # the landmarks that a track keeps: a reference is warped by them
 LIP_COLUMNS = slice(0, len(LIPS))
+LOWER_INNER_COLUMNS = slice(21, 30)  # inner edge of the lower lip, and of the upper one, in pairs
+UPPER_INNER_COLUMNS = slice(31, 40)
 JAW_COLUMNS = slice(len(LIPS), len(LIPS) + len(JAW))
 CHIN_COLUMNS = slice(len(LIPS) + 6, len(LIPS) + 15)  # the part of the jaw that speech moves
 

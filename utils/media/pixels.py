@@ -83,24 +83,18 @@ def yuv_to_rgb(y: np.ndarray, u: np.ndarray, v: np.ndarray, colours: ColourSpace
     return np.stack([r, g, b], axis=-1)
 
 
-def rgb_to_yuv(rgb: np.ndarray, colours: ColourSpace) -> list[np.ndarray]:
-    """Planes y, u, v, each (H, W) float32, of RGB (H, W, 3) float32: the inverse of yuv_to_rgb."""
+def rgb_to_yuv_matrix(colours: ColourSpace) -> np.ndarray:
+    """(3, 4) that makes y, u, v of (r, g, b, 1), for cv2.transform(): yuv_to_rgb's inverse."""
     red, blue, full_range = colours
-    r, g, b = np.moveaxis(rgb, -1, 0)
-    y = red * r + (1 - red - blue) * g + blue * b
-    u = (b - y) / (2 * (1 - blue))
-    v = (r - y) / (2 * (1 - red))
+    luma = np.array((red, 1 - red - blue, blue, 0))
+    u = (np.array((0, 0, 1, 0)) - luma) / (2 * (1 - blue))
+    v = (np.array((1, 0, 0, 0)) - luma) / (2 * (1 - red))
+    matrix = np.stack([luma, u, v])
     if not full_range:
-        y *= LUMA_SPAN / 255
-        y += LUMA_BLACK
-        u *= CHROMA_SPAN / 255
-        v *= CHROMA_SPAN / 255
-    return [y, u + CHROMA_MIDDLE, v + CHROMA_MIDDLE]
-
-
-def luma_range(colours: ColourSpace) -> float:
-    """Luma of one grey level: 1 in full range, 219/255 in studio range."""
-    return 1.0 if colours.full_range else LUMA_SPAN / 255
+        matrix *= np.array([[LUMA_SPAN], [CHROMA_SPAN], [CHROMA_SPAN]]) / 255
+        matrix[0, 3] = LUMA_BLACK
+    matrix[1:, 3] = CHROMA_MIDDLE
+    return matrix
 
 
 def to_uint8(samples: np.ndarray) -> np.ndarray:
@@ -117,13 +111,14 @@ def read_png(path: Path) -> np.ndarray | None:
         return None
     if content[:8].tobytes() != PNG_SIGNATURE or pixels > PNG_MOST_PIXELS:
         return None
-    bgr = cv2.imdecode(content, cv2.IMREAD_COLOR)
-    return None if bgr is None else bgr[..., ::-1]
+    return cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
 
 
-def encode_png(rgb: np.ndarray) -> bytes:
+def encode_png(rgb: np.ndarray, compression: int = PNG_COMPRESSION) -> bytes:
     """Content of a PNG file that holds an RGB uint8 picture (H, W, 3) bit for bit."""
-    _, content = cv2.imencode(
-        ".png", rgb[..., ::-1], (cv2.IMWRITE_PNG_COMPRESSION, PNG_COMPRESSION)
-    )
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    # the fastest filters, with and without compression
+    fastest = cv2.IMWRITE_PNG_FILTER_SUB if compression else cv2.IMWRITE_PNG_FILTER_NONE
+    options = cv2.IMWRITE_PNG_COMPRESSION, compression, cv2.IMWRITE_PNG_FILTER, fastest
+    _, content = cv2.imencode(".png", bgr, options)
     return content.tobytes()

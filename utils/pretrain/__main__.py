@@ -5,18 +5,24 @@ Writes  FOLDER_prepared/<speaker>/    lower faces, landmarks and mel, 63 MB a mi
                                       that was interrupted goes on with the next speaker
         checkpoints/base.pth          network and discriminator, float16
 
-Whole speakers are left out of the training; at the end it prints how well their mouths are heard
+First it learns to draw and to hear, then only to hear, which is cheap and needs more. Whole
+speakers are left out of the training; at the end it prints how well their mouths are heard
 and drawn: correlation over time of opening and width, predicted from the sound, with the real ones
 (mean over clips); and the difference of the mouth's pixels, 0..1, drawn at its real landmarks.
 To train from it, name it in BASE at the top of train.py.
 
+--start  go on with the hearing of a base, with the drawing as it is: minutes instead of an hour,
+         for instance with speakers of another language
+
 Run     python -m utils.pretrain FOLDER [--prepared FOLDER_prepared] [--output checkpoints/base.pth]
-                                 [--minutes 60] [--leave-out SPEAKER ...] [--device auto|cpu|...]
+                                 [--start BASE] [--minutes 60] [--leave-out SPEAKER ...]
+                                 [--device auto|cpu|...]
 """
 
 import argparse
 import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +39,7 @@ from utils.evaluate import metrics
 from utils.face.landmarks import mouth_matrix
 from utils.pretrain import prepare
 from utils.pretrain.voices import SPEAKERS_PER_STEP, Voice, VoiceDataset, mixed_batches
-from utils.training.base import Voices, save_base
+from utils.training.base import Voices, load_base, save_base
 from utils.training.device import autocast, resolve, to_device
 from utils.training.schedule import Rates, Schedule, TimeLimit
 from utils.training.state import TrainState
@@ -44,6 +50,9 @@ STEPS = 6000                  # at most
 BATCH_SIZE = 8                # pictures a step
 EXTRA_SOUNDS = 64             # sounds a step for the audio branch alone: nearly free
 RATES = Rates(1e-3, 1e-5, 200)  # learning rate: peak, end, steps of warm-up
+HEARING_STEPS = 5000          # of the audio branch alone, at most
+HEARING_SHARE = 0.25          # of the minutes for these
+HEARING_RATES = Rates(6e-4, 1e-5, 200)  # learning rate: peak, end, steps of warm-up
 EMA_DECAY = 0.999
 WEIGHT_DECAY = 1e-2           # of AdamW
 MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than one of the cheek
@@ -89,38 +98,68 @@ def build(datasets: list[VoiceDataset], device: torch.device) -> TrainState:
     return TrainState(model, device, EMA_DECAY, WEIGHT_DECAY)
 
 
+def go_on(path: Path, device: torch.device) -> TrainState:
+    """The networks of a base. Raises UserError if there is none."""
+    torch.manual_seed(SEED)
+    model = LipUNet()
+    base = load_base(path, model)
+    model.load_state_dict(base["model"])
+    state = TrainState(model, device, EMA_DECAY, WEIGHT_DECAY)
+    state.discriminator.load_state_dict(base["discriminator"])
+    return state
+
+
 def train(state: TrainState, datasets: list[VoiceDataset], schedule: Schedule):
     """Train until the schedule is over: the steps of train.py, with pictures of many people."""
     state.model.train()
     maps = to_device(mouth_weight_maps(datasets[0], MOUTH_WEIGHT), state.device)
     to_mouth = torch.from_numpy(mouth_matrix()).to(state.device)
     batches = mixed_batches(datasets, BATCH_SIZE, SEED)
-    with tqdm(total=100, desc="learning the base", unit="%") as bar:
+    for lr in steps(schedule, "learning the base"):
+        batch = to_device(next(batches), state.device)
+        real = to_float(batch.lower_face)
+        with autocast(state.device):
+            generated, landmarks = state.model(
+                batch.reference,
+                batch.points,
+                batch.mel,
+                batch.pose,
+                batch.target_points,
+                batch.extra_mel)
+        picture = losses.picture_loss(generated, real, maps.train_weight)
+        gradient = losses.gradient_loss(generated, real, maps.train_weight)
+        landmark = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
+        loss = picture + gradient + LANDMARK_WEIGHT * landmark
+        if schedule.progress >= DISCRIMINATOR_FROM:
+            lr_d = lr * DISCRIMINATOR_LR_SHARE
+            adversarial, feature = judge(state, generated, real, maps.crop, lr_d)
+            loss = loss + ADVERSARIAL_WEIGHT * adversarial + FEATURE_WEIGHT * feature
+        optimizer_step(state.optimizer, loss, lr)
+        state.ema.update_parameters(state.model)
+
+
+def train_hearing(state: TrainState, datasets: list[VoiceDataset], schedule: Schedule):
+    """Train the audio branch alone until the schedule is over."""
+    to_mouth = torch.from_numpy(mouth_matrix()).to(state.device)
+    batches = mixed_batches(datasets, 0, SEED + 2)
+    for lr in steps(schedule, "learning to hear"):
+        batch = to_device(next(batches), state.device)
+        with autocast(state.device):
+            embedding = state.model.encode_audio(batch.extra_mel)
+            landmarks = state.model.predict_landmarks(embedding)
+        loss = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
+        optimizer_step(state.optimizer, loss, lr)
+        state.ema.update_parameters(state.model)
+
+
+def steps(schedule: Schedule, title: str) -> Iterator[float]:
+    """Yield the learning rate of each step until the schedule is over, with a bar."""
+    with tqdm(total=100, desc=title, unit="%") as bar:
         while not schedule.is_over():
             begun = time.monotonic()
-            batch = to_device(next(batches), state.device)
-            real = to_float(batch.lower_face)
-            lr = schedule.lr()
-            with autocast(state.device):
-                generated, landmarks = state.model(
-                    batch.reference,
-                    batch.points,
-                    batch.mel,
-                    batch.pose,
-                    batch.target_points,
-                    batch.extra_mel)
-            picture = losses.picture_loss(generated, real, maps.train_weight)
-            gradient = losses.gradient_loss(generated, real, maps.train_weight)
-            landmark = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
-            loss = picture + gradient + LANDMARK_WEIGHT * landmark
-            if schedule.progress >= DISCRIMINATOR_FROM:
-                lr_d = lr * DISCRIMINATOR_LR_SHARE
-                adversarial, feature = judge(state, generated, real, maps.crop, lr_d)
-                loss = loss + ADVERSARIAL_WEIGHT * adversarial + FEATURE_WEIGHT * feature
-            optimizer_step(state.optimizer, loss, lr)
-            state.ema.update_parameters(state.model)
+            yield schedule.lr()
             schedule.advance(time.monotonic() - begun)
-            bar.set_postfix_str(f"step {schedule.step}, picture {picture.item():.4f}", False)
+            bar.set_postfix_str(f"step {schedule.step}", False)
             bar.update(int(100 * schedule.progress) - bar.n)
 
 
@@ -186,9 +225,17 @@ def main(args: argparse.Namespace):
     minutes = sum(len(dataset) for dataset in datasets) / FPS / 60
     say(f"{count} clips of {len(learned)} speakers, {minutes:.0f} minutes; left out: "
         f"{', '.join(left_out)}")
-    state = build(datasets, device)
-    limit = TimeLimit(time.monotonic(), args.minutes)
-    train(state, datasets, Schedule(1, STEPS, 0, RATES, limit))
+    minutes_to_hear = args.minutes
+    if args.start:
+        state = go_on(Path(args.start), device)
+    else:
+        state = build(datasets, device)
+        minutes_to_hear = HEARING_SHARE * args.minutes
+        limit = TimeLimit(time.monotonic(), args.minutes - minutes_to_hear)
+        train(state, datasets, Schedule(1, STEPS, 0, RATES, limit))
+    state.model.train()
+    limit = TimeLimit(time.monotonic(), minutes_to_hear)
+    train_hearing(state, datasets, Schedule(1, HEARING_STEPS, 0, HEARING_RATES, limit))
 
     # 3. how well are speakers heard and drawn that it does not know?
     heard = []
@@ -220,6 +267,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prepared", help="folder to prepare in (default: FOLDER_prepared)")
     parser.add_argument(
         "--output", default="checkpoints/base.pth", help="(default: checkpoints/base.pth)")
+    parser.add_argument(
+        "--start", metavar="BASE", help="a base with whose hearing to go on (default: a new one)")
     parser.add_argument(
         "--minutes", type=cli.positive(float), default=60, help="of learning (default: 60)")
     parser.add_argument(

@@ -27,10 +27,10 @@ from utils.contract import (
     LOWER_TOP,
     MIN_FRAMES,
     SAMPLE_RATE,
-    VIDEO_ENDINGS,
 )
 from utils.face.geometry import Affine, align
 from utils.face.tracking import track_face
+from utils.media.find import find_media
 from utils.media.reader import read_frames, read_sound
 from utils.storage import Track
 
@@ -41,7 +41,7 @@ MOST_PEOPLE = 1           # in a clip: whose voice is it, if two are seen?
 def speakers_of(folder: Path) -> dict[str, list[Path]]:
     """Clips of each speaker: <speaker>_<clip>.<ending>. Raises UserError if there are none."""
     clips = defaultdict(list)
-    for path in storage.find_files(folder, VIDEO_ENDINGS):
+    for path in find_media(folder, "video"):
         speaker, _, clip = path.stem.rpartition("_")
         if speaker and clip:
             clips[speaker].append(path)

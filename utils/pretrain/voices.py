@@ -6,7 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.dataset.batches import Batch, LandmarkNorm, LipDataset, normalise_landmarks
+from utils.dataset.batches import (
+    Batch,
+    LandmarkNorm,
+    LipDataset,
+    mouth_unit,
+    normalise_landmarks,
+)
 from utils.dataset.clip import Clip
 from utils.storage import TRACK_ARRAYS, Track, reading
 
@@ -46,7 +52,7 @@ class VoiceDataset(LipDataset):
             if len(own) >= FEWEST_FRAMES:
                 of_clip = normalise_landmarks(self.clip, own)
                 pixels[first:stop] = (of_clip.std * of_clip.landmarks)[first:stop]
-        std = float(pixels[self.trained].std())
+        std = mouth_unit(pixels[self.trained])
         return LandmarkNorm(norm.pose_fit, std, pixels / std)
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from utils import contract, storage
-from utils.compositing.paste import Paster, match_colour
+from utils.compositing import paste
+from utils.compositing.paste import Paster, light_difference, sharpen
 from utils.face.geometry import Affine, align, transform_points
 from utils.face.landmarks import LIP_COLUMNS, WARP_POINTS
 from utils.media.pixels import ColourSpace, read_png, yuv_to_rgb
@@ -30,7 +31,7 @@ def track(tiny_data):
 
 @pytest.fixture(scope="module")
 def paster(track):
-    """A Paster of the tiny clip, without detail."""
+    """A Paster of the tiny clip."""
     return Paster(track)
 
 
@@ -48,8 +49,16 @@ def real_lower_face(data, i):
     return read_png(contract.face_path(data, i))[contract.LOWER_TOP:]
 
 
-def noise():
-    return np.random.default_rng(0).integers(0, 256, (H, W, 3), np.uint8)
+@pytest.fixture(scope="module")
+def kept(tiny_data):
+    """Number of a frame whose lower half was kept in full size, and that lower half."""
+    number = storage.read_meta(tiny_data).references[10]
+    return number, read_png(contract.reference_path(tiny_data, number))
+
+
+def noise(scale):
+    """A lower face `scale` times as large as the network's."""
+    return np.random.default_rng(0).integers(0, 256, (H * scale, W * scale, 3), np.uint8)
 
 
 def lower_pixels(points):
@@ -87,11 +96,11 @@ def change(new, old):
 
 
 # -- what changes --------------------------------------------------------------------------------
-@pytest.mark.parametrize("i", [0, 60, 149])
-def test_every_sample_outside_the_region_stays_bit_for_bit(paster, tiny_clip, i):
+@pytest.mark.parametrize(("i", "scale"), [(0, 1), (60, 1), (149, 1), (60, 2), (0, 3), (149, 4)])
+def test_every_sample_outside_the_region_stays_bit_for_bit(paster, tiny_clip, i, scale):
     planes = frame_of(tiny_clip, i).planes()
     before = [plane.copy() for plane in planes]
-    paster(planes, LIMITED, i, noise())
+    paster(planes, LIMITED, i, noise(scale))
     inside = region(paster, i, planes[0].shape)
     half = inside.reshape(SIDE // 2, 2, SIDE // 2, 2).any(axis=(1, 3))
     assert inside.mean() < 0.25
@@ -107,6 +116,24 @@ def test_the_real_lower_face_pasted_back_changes_little(paster, frame, tiny_data
     inside = region(paster, 60, planes[0].shape)
     assert 0 < change(planes[0], before[0])[inside].mean() < 2
     assert change(planes[1], before[1]).mean() < 0.2
+
+
+def test_in_full_size_hardly_anything_changes(paster, tiny_clip, kept):
+    """The lower half that was kept, pasted where it came from, keeps its place and fineness."""
+    i, full_size = kept
+    frame = frame_of(tiny_clip, i)
+    before = frame.planes()[0]
+    inside = region(paster, i, before.shape)
+    fine = cv2.Laplacian(before, cv2.CV_32F)[inside].std()
+    results = []
+    for lower_face in (full_size, cv2.resize(full_size, (W, H), interpolation=cv2.INTER_AREA)):
+        planes = frame.planes()
+        paster(planes, frame.colours, i, lower_face)
+        error = change(planes[0], before)[inside].mean()
+        results.append((error, cv2.Laplacian(planes[0], cv2.CV_32F)[inside].std() / fine))
+    (error, fineness), (small_error, small_fineness) = results
+    assert 0 < error < 0.7 * small_error
+    assert small_fineness < 0.9 < fineness < 1.2
 
 
 def test_a_pasted_mouth_is_the_mouth_that_is_seen(paster, track, tiny_clip, tiny_data):
@@ -131,10 +158,11 @@ def test_a_pasted_mouth_is_the_mouth_that_is_seen(paster, track, tiny_clip, tiny
     assert now < 0.25 * was
 
 
+@pytest.mark.parametrize("scale", [1, 3])
 @pytest.mark.parametrize("colours", [LIMITED, HD, FULL])
-def test_a_grey_lower_face_stays_grey_in_every_matrix(paster, frame, colours):
+def test_a_grey_lower_face_stays_grey_in_every_matrix(paster, frame, colours, scale):
     planes = [np.full(plane.shape, 128, np.uint8) for plane in frame.planes()]
-    paster(planes, colours, 60, np.full((H, W, 3), 140, np.uint8))
+    paster(planes, colours, 60, np.full((H * scale, W * scale, 3), 140, np.uint8))
     assert change(planes[1], 128).max() <= 1
     assert change(planes[2], 128).max() <= 1
 
@@ -201,13 +229,29 @@ def test_a_weaker_paste_changes_less(track, frame):
 
 
 # -- colour --------------------------------------------------------------------------------------
-def test_a_constant_difference_of_light_is_taken_out(paster):
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_a_constant_difference_of_light_is_taken_out(paster, scale):
     mask = paster.mask(60)
-    lower_face = np.random.default_rng(0).uniform(60, 190, (H, W, 3)).astype(np.float32)
+    size = (H * scale, W * scale, 3)
+    lower_face = np.random.default_rng(0).uniform(60, 190, size).astype(np.float32)
     real = cv2.resize(lower_face, (W // 2, H // 2), interpolation=cv2.INTER_AREA)
-    matched = match_colour(lower_face + np.float32((12, -9, 5)), real, mask)
-    assert change(matched, lower_face).max() < 0.5
-    np.testing.assert_allclose(match_colour(lower_face, real, mask), lower_face, atol=1e-3)
+    lighter = lower_face + np.float32((12, -9, 5))
+    light = light_difference(lighter, real, mask)
+    assert light.shape == (H // 4, W // 4, 3)
+    assert change(light, (-12, 9, -5)).max() < 0.5
+    np.testing.assert_allclose(light_difference(lower_face, real, mask), 0, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_a_lower_face_in_another_light_is_pasted_in_the_light_of_the_frame(paster, frame, scale):
+    planes = [np.full(plane.shape, 128, np.uint8) for plane in frame.planes()]
+    expected = [plane.copy() for plane in planes]
+    grey = (128 - 16) * 255 / 219
+    light = np.array((7, -6, 5)) + grey
+    lower_face = np.full((H * scale, W * scale, 3), light.round(), np.uint8)
+    paster(planes, LIMITED, 60, lower_face)
+    for new, old in zip(planes, expected, strict=True):
+        assert change(new, old).max() <= 1
 
 
 def test_another_mouth_does_not_pull_the_colour_of_the_skin(paster, track):
@@ -215,12 +259,28 @@ def test_another_mouth_does_not_pull_the_colour_of_the_skin(paster, track):
     lower_face = np.full((H, W, 3), 150, np.float32)
     real = np.full((H // 2, W // 2, 3), 150, np.float32)
     x, y = lower_pixels(track.lips[60].mean(axis=0))
-    mouth = np.s_[y - 6:y + 6, x - 15:x + 15]
-    lower_face[mouth] = 20  # a mouth that is open
-    matched = match_colour(lower_face, real, mask)
+    lower_face[y - 6:y + 6, x - 15:x + 15] = 20  # a mouth that is open
+    light = cv2.resize(light_difference(lower_face, real, mask), (W, H))
     border = (mask > 0.2) & (mask < 0.8)
-    assert change(matched, lower_face)[border].max() < 2
-    assert change(matched, lower_face)[mouth].mean() < 10
+    assert np.abs(light[border]).max() < 2
+    assert np.abs(light[y - 6:y + 6, x - 15:x + 15]).mean() < 10
+
+
+# -- fineness ------------------------------------------------------------------------------------
+def test_sharpening_brings_out_what_is_finest_and_keeps_the_rest():
+    flat = np.full((40, 40), 77, np.float32)
+    np.testing.assert_allclose(sharpen(flat, 0.7), 77, atol=1e-3)
+    fine = noise(1)[..., 0].astype(np.float32)
+    assert sharpen(fine, 0.7).std() > 1.3 * fine.std()
+    assert np.array_equal(sharpen(fine, 0), fine)
+    coarse = cv2.GaussianBlur(fine, (0, 0), 6)
+    assert change(sharpen(coarse, 0.7), coarse).max() < 1.5
+
+
+def test_every_scale_is_sharpened_the_less_the_larger_it_is():
+    shares = [paste.SHARPEN_SHARES[scale] for scale in storage.SCALES]
+    assert min(shares) >= 0
+    assert shares == sorted(shares, reverse=True)
 
 
 # -- faces elsewhere and of other sizes ----------------------------------------------------------

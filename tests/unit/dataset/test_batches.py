@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 from utils.cli import DataError
 from utils.contract import EYE_DISTANCE_PX
 from utils.dataset import augment, batches
-from utils.dataset.batches import LipDataset, mouth_weight_maps, split
+from utils.dataset.batches import MOUTH_STD, LipDataset, mouth_weight_maps, split
 from utils.dataset.clip import Clip
-from utils.face.landmarks import LIP_PAIRS, WARP_POINTS
+from utils.face.landmarks import LIP_PAIRS, WARP_POINTS, mouth_matrix
 
 
 @pytest.fixture
@@ -174,7 +174,8 @@ def test_landmarks_are_normalised_without_head_pose(clip):
     known = np.column_stack([clip.track.pose, np.ones(clip.frames)])
     back = known @ norm.pose_fit + norm.landmarks * norm.std
     assert np.allclose(back.reshape(clip.points.shape), clip.points, atol=1e-2)
-    assert norm.landmarks[dataset.trained].std() == pytest.approx(1, rel=1e-3)
+    mouth = norm.landmarks[dataset.trained] @ mouth_matrix()
+    assert np.sqrt(mouth.var(axis=0).mean()) == pytest.approx(MOUTH_STD, rel=1e-3)
     turn = 0.01 * norm.pose_fit[0].reshape(-1, 2)  # by a pose that goes with an opening of 0.1
     upper, lower = (WARP_POINTS.index(point) for point in LIP_PAIRS[0])
     assert abs(turn[lower, 1] - turn[upper, 1]) < 0.2 * 0.1 * EYE_DISTANCE_PX

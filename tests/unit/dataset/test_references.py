@@ -1,5 +1,7 @@
 """The choice of reference frames."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,13 @@ from hypothesis import strategies as st
 from utils.contract import REFERENCE_GAP_FRAMES
 from utils.dataset import references
 from utils.dataset.clip import Clip
-from utils.dataset.references import closed_and_open, evenly_spaced, nearest_pose
+from utils.dataset.references import (
+    choose_kept,
+    closed_and_open,
+    evenly_spaced,
+    nearest_pose,
+)
+from utils.storage import Track
 
 
 @pytest.fixture
@@ -81,3 +89,125 @@ def test_evenly_spaced_values_keep_their_order_and_ends(values, most):
         assert found[-1] == values[-1]
     places = iter(values)
     assert all(value in places for value in found)
+
+
+# -- what is kept in full size ---------------------------------------------------------------------
+def wandering(frames, cuts=(0,), seed=0):
+    """A Track of a head that wanders, now fast, now slowly, while its mouth opens and closes."""
+    rng = np.random.default_rng(seed)
+    pace = rng.choice([0.2, 2.0], frames // 10 + 1).repeat(10)[:frames, None]
+    speeds = 0.01 * pace * rng.normal(0, 1, (frames, 2))
+    mouth = np.abs(rng.normal(0, 0.2, (frames, 2)))
+    valid = np.ones(frames, bool)
+    valid[:7] = False
+    valid[-4:] = False
+    return Track(
+        transform=np.tile(np.eye(2, 3), (frames, 1, 1)),
+        landmarks=np.zeros((frames, 65, 2)),
+        valid=valid,
+        cuts=np.array(cuts),
+        lips=np.zeros((frames, 40, 2)),
+        pose=np.cumsum(speeds, axis=0),
+        mouth=mouth,
+    )
+
+
+def speed_of(track):
+    return np.linalg.norm(np.gradient(track.pose, axis=0), axis=1)
+
+
+def test_closed_and_open_mouths_of_a_still_head_are_kept():
+    track = wandering(1500)
+    kept = choose_kept(track)
+    most = references.MOST_KEPT
+    assert (np.diff(kept) > 0).all()
+    assert track.valid[kept].all()
+    assert kept[0] == 7 and kept[-1] == 1495
+    assert 2 * most <= len(kept) <= 2 * most + 2
+    inner = kept[1:-1]
+    slow = np.quantile(speed_of(track)[track.valid], references.STILL_QUANTILE)
+    assert speed_of(track)[inner].max() <= slow
+    opening = track.opening[inner]
+    low, high = np.quantile(track.opening, (0.35, 0.75))
+    assert (opening < low).sum() >= most - 2
+    assert (opening > high).sum() >= most - 2
+    assert ((opening < low) | (opening > high)).all()
+
+
+def test_what_is_kept_has_head_poses_as_different_as_possible():
+    """The furthest pose from all that was kept is nearer than with frames evenly spaced in time."""
+    track = wandering(3000, seed=1)
+    still = np.flatnonzero(track.valid & (speed_of(track) <= np.median(speed_of(track))))
+    closed, _ = closed_and_open(track.opening, still)
+
+    def furthest(kept):
+        distance = np.linalg.norm(track.pose[closed][:, None] - track.pose[kept], axis=-1)
+        return distance.min(axis=1).max()
+
+    kept = np.intersect1d(choose_kept(track), closed)
+    assert furthest(kept) < 0.7 * furthest(evenly_spaced(closed, len(kept)))
+
+
+@pytest.mark.parametrize("shots", [2, 20, 60])
+def test_each_of_many_shots_keeps_a_few(shots):
+    cuts = np.arange(shots) * 100
+    track = wandering(100 * shots, cuts)
+    kept = choose_kept(track)
+    each = max(references.FEWEST_KEPT, references.MOST_KEPT // shots)
+    assert len(kept) <= shots * 2 * each + 2
+    still = track.valid & (speed_of(track) <= np.median(speed_of(track)))
+    for first in cuts:
+        inside = kept[(kept >= first) & (kept < first + 100)]
+        if still[first:first + 100].sum() >= 20:  # of which a fifth are open
+            assert len(inside) >= 2 * references.FEWEST_KEPT
+        assert len(inside) <= 2 * each + 2
+
+
+def test_few_frames_are_kept_whole():
+    track = wandering(60)
+    kept = choose_kept(track)
+    assert kept[0] == 7 and kept[-1] == 55
+    assert 10 <= len(kept) <= 49
+
+
+def test_references_in_full_size_are_kept_ones_a_second_away(clip):
+    chosen = clip.kept_references()
+    assert np.isin(chosen, clip.meta.references).all()
+    frames = np.arange(clip.frames)
+    assert (np.abs(chosen - frames[:, None]) >= REFERENCE_GAP_FRAMES).all()
+    closed, opened = clip.track.opening[chosen].mean(axis=0)
+    assert opened > closed + 0.05
+
+
+def test_other_references_are_taken_only_where_no_kept_one_is_far_enough_away(clip):
+    clip.meta = replace(clip.meta, references=[60, 70])
+    chosen = clip.kept_references()
+    frames = np.arange(clip.frames)
+    near = (frames > 70 - REFERENCE_GAP_FRAMES) & (frames < 60 + REFERENCE_GAP_FRAMES)
+    assert near.any()
+    assert np.array_equal(chosen[near], clip.references()[near])
+    assert np.isin(chosen[~near], [60, 70]).all()
+    clip.meta = replace(clip.meta, references=[])
+    assert np.array_equal(clip.kept_references(), clip.references())
+
+
+def test_another_reference_of_the_same_shot_is_better_than_a_kept_one_of_another(clip):
+    clip.track.cuts = np.array([0, 70])
+    clip.meta = replace(clip.meta, references=[100, 149])
+    chosen = clip.kept_references()
+    plain = clip.references()
+    first = np.arange(70)
+    same_shot = plain[first] < 70
+    assert same_shot.mean() > 0.5
+    assert np.array_equal(chosen[first][same_shot], plain[first][same_shot])
+    assert np.isin(chosen[first][~same_shot], [100, 149]).all()
+
+
+def test_somebody_elses_face_is_no_reference(clip):
+    """A kept frame that may not be learned from serves only if no frame may be learned from."""
+    unlike = clip.meta.references[::2]
+    clip.track.usable = clip.track.valid.copy()
+    clip.track.usable[unlike] = False
+    assert not np.isin(clip.kept_references(), unlike).any()
+    clip.track.usable[:] = False
+    assert np.isin(clip.kept_references(), clip.meta.references).all()

@@ -15,16 +15,30 @@ WEIGHTS = [pixels.BT_601, *sorted(set(pixels.LUMA_WEIGHTS.values()))]
 COLOURS = [ColourSpace(*weights, full) for weights in WEIGHTS for full in (False, True)]
 
 
+def rgb_to_yuv(rgb, colours):
+    return cv2.split(cv2.transform(rgb, pixels.rgb_to_yuv_matrix(colours)))
+
+
 @pytest.mark.parametrize("colours", COLOURS)
 def test_rgb_to_yuv_and_back_is_the_same_colour(colours):
     rgb = np.random.default_rng(0).uniform(0, 255, (40, 50, 3)).astype(np.float32)
-    planes = pixels.rgb_to_yuv(rgb, colours)
+    planes = rgb_to_yuv(rgb, colours)
     np.testing.assert_allclose(pixels.yuv_to_rgb(*planes, colours), rgb, atol=0.01)
 
 
 @pytest.mark.parametrize("colours", COLOURS)
+def test_whole_numbers_become_the_same_colours_rounded(colours):
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    rounded = rgb_to_yuv(rgb, colours)
+    exact = rgb_to_yuv(rgb.astype(np.float32), colours)
+    for plane, wanted in zip(rounded, exact, strict=True):
+        assert plane.dtype == np.uint8 and wanted.dtype == np.float32
+        np.testing.assert_allclose(plane, wanted.clip(0, 255), atol=0.75)
+
+
+@pytest.mark.parametrize("colours", COLOURS)
 def test_white_has_the_highest_luma_and_no_chroma(colours):
-    white = pixels.rgb_to_yuv(np.full((1, 1, 3), 255, np.float32), colours)
+    white = rgb_to_yuv(np.full((1, 1, 3), 255, np.float32), colours)
     highest = 255 if colours.full_range else 235
     np.testing.assert_allclose(np.ravel(white), (highest, 128, 128), atol=0.01)
 
@@ -80,12 +94,21 @@ def test_a_picture_holds_a_copy_of_its_planes():
     assert y[0, 0] == 0
 
 
-def test_a_png_holds_the_picture_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("compression", [0, 1, 9])
+def test_a_png_holds_the_picture_bit_for_bit(tmp_path, compression):
     rgb = np.random.default_rng(0).integers(0, 256, (84, 168, 3), np.uint8)
     path = tmp_path / "a.png"
-    path.write_bytes(pixels.encode_png(rgb))
+    path.write_bytes(pixels.encode_png(rgb, compression))
     np.testing.assert_array_equal(cv2.imread(str(path))[:, :, ::-1], rgb)
     np.testing.assert_array_equal(pixels.read_png(path), rgb)
+
+
+def test_a_png_is_as_small_as_it_was_asked_for():
+    y, x = np.mgrid[:84, :168]
+    smooth = np.dstack([x, y, x + y]).astype(np.uint8)
+    stored, fast, small = (len(pixels.encode_png(smooth, level)) for level in (0, 1, 9))
+    assert stored > smooth.nbytes > 2 * fast >= 2 * small
+    assert len(pixels.encode_png(smooth)) == fast
 
 
 def test_a_png_that_is_missing_or_damaged_is_none(tmp_path):

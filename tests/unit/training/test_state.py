@@ -16,7 +16,7 @@ from utils.training.base import Voices
 from utils.training.state import Settings, TrainState, restore
 
 CPU = torch.device("cpu")
-META = Meta(150, "abc", (64, 64), Source("clip.mp4", 1, 1.0, "0"), 0, [])
+META = Meta(150, "abc", (64, 64), Source("clip.mp4", 1, 1.0, "0"), 0, [], 1)
 SETTINGS = Settings(batch_size=8, lr=1e-3, epochs=3, seed=1)
 
 
