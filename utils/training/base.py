@@ -28,7 +28,7 @@ from utils.storage import check_contract, reading
 from utils.training import checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "base.pth"
-SHIPPED_SHA256 = "4c9d258680ddc1f4460ad79d9950ab39202894272a3e23ac7ec7f64058abb84b"
+SHIPPED_SHA256 = "14639955131f25cd6c01881a168c04c206aafd186ee41efc578ad81f5529fa69"
 # Of the person, not of the base: where the landmarks of this face lie, and how far they move.
 PERSONAL = ("landmark_pose_fit", "landmark_std")
 COMPONENTS = 24          # principal components of the features that are kept
