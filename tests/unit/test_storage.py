@@ -11,7 +11,8 @@ from helpers.messages import one_line
 
 from utils import storage
 from utils.cli import CheckpointError, DataError, UserError
-from utils.contract import CONTRACT, VIDEO_ENDINGS, face_path, mel_path
+from utils.contract import CONTRACT, face_path, mel_path
+from utils.media.find import find_media
 from utils.storage import Meta, Track
 
 FRAMES = 20
@@ -427,7 +428,7 @@ def test_files_are_found_whatever_their_case_but_not_hidden_ones(tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "Clip.MP4").touch()
     (tmp_path / "._Clip.MP4").touch()
-    found = storage.find_files(tmp_path, VIDEO_ENDINGS)
+    found = find_media(tmp_path, "video")
     assert found == [tmp_path / "Clip.MP4"]
     assert storage.only_file(found, tmp_path, "video", COMMAND) == tmp_path / "Clip.MP4"
 
