@@ -152,7 +152,7 @@ def test_evaluate_prints_its_table(script, tiny_data, trained, tiny_clip, tiny_s
     looks = {
         "landmarks": {"px", "eyes"},
         "picture": {"psnr", "ssim"},
-        "texture": {"sharpness", "jitter", "seam", "grain"},
+        "texture": {"sharpness", "jitter", "seam", "grain", "lips"},
         "silence": {"digital", "lipleak", "noise", "flutter"},
         "own minus swapped": {"opening", "width"},
         **{name: {"opening", "width", "lag", "movement", "pauses"} for name in voices},
