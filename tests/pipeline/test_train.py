@@ -290,7 +290,10 @@ def test_killed_at_a_random_moment_it_resumes(tiny_data, tmp_path, how, run_scri
         time.sleep(0.1)
     time.sleep(np.random.default_rng(os.getpid()).uniform(0, 3))
     process.send_signal(how)
-    _, stderr = process.communicate(timeout=30)
+    try:
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()  # started in the background, it may ignore SIGINT
     assert process.returncode == (130 if how == signal.SIGINT else -how)
     assert "Traceback" not in stderr
     done = checkpoint.load(last)[1]["epoch"]
