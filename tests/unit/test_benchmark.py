@@ -54,8 +54,8 @@ def few(monkeypatch):
     """Small matrices, one run of each, few steps."""
     small = {
         "RUNS": 1,
-        "CALIBRATION_RUNS": 1,
-        "MATRIX_SIDE": 64,
+        "CALIBRATION_RUNS": 3,
+        "MATRIX_SIDE": 256,
         "TRAIN_STEPS": 2,
         "INFER_BATCHES": 1,
     }
@@ -172,4 +172,4 @@ def test_all_is_timed(few, tmp_path, tiny_clip):
     """The scripts one after the other, as they are run."""
     rows = flat(benchmark.time_all(tiny_clip, tmp_path))
     assert set(rows) == KEYS
-    assert all(value > 0 for value in rows.values())
+    assert not {name: value for name, value in rows.items() if not value > 0}
