@@ -29,8 +29,8 @@ from tqdm import tqdm
 from utils import cli, storage
 from utils.cli import PredictionError, UserError
 from utils.compositing.paste import Paster
-from utils.contract import FACE_SIZE, FPS, LOWER_HEIGHT, lower_face_path
-from utils.media.pixels import planes_of, read_png
+from utils.contract import FPS, lower_face_path, lower_size
+from utils.media.pixels import planes_of, read_picture
 from utils.media.reader import probe, read_frames, read_order, read_sound, sound_blocks
 from utils.media.writer import AAC_RATES, Quality, SoundTrack, VideoWriter
 from utils.prefetch import prefetch
@@ -231,12 +231,7 @@ def _paste_all(frames, prediction, paste, beside):
 def read_lower_face(prediction: Prediction, j: int) -> np.ndarray:
     """Generated lower face j, (84 S, 168 S, 3) uint8 RGB; PredictionError if it is damaged."""
     path = lower_face_path(prediction.folder, j)
-    picture = read_png(path)
-    height = LOWER_HEIGHT * prediction.scale
-    width = FACE_SIZE * prediction.scale
-    if picture is None or picture.shape != (height, width, 3):
-        raise PredictionError(f"{path} is missing or no RGB picture of {width}x{height}")
-    return picture
+    return read_picture(path, lower_size(prediction.scale), PredictionError)
 
 
 def main(args: argparse.Namespace):

@@ -110,13 +110,7 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
 
         # 1. generator: draw mouths at their real landmarks, predict landmarks from the sound
         with autocast(state.device):
-            generated, landmarks = state.generator_ddp(
-                batch.reference,
-                batch.points,
-                batch.mel,
-                batch.pose,
-                batch.target_points,
-                batch.extra_mel)
+            generated, landmarks = state.generator_ddp(*batch.inputs, batch.extra_mel)
         picture = losses.picture_loss(generated, real, maps.train_weight)
         gradient = losses.gradient_loss(generated, real, maps.train_weight)
         landmark = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
@@ -170,12 +164,7 @@ def validate(
         batch = to_device(batch, device)
         real = to_float(batch.lower_face)
         with autocast(device):
-            generated, landmarks = model(
-                batch.reference,
-                batch.points,
-                batch.mel,
-                batch.pose,
-                batch.target_points)
+            generated, landmarks = model(*batch.inputs)
         count = len(real)
         mouth_sum += count * losses.picture_loss(generated, real, maps.val_weight).item()
         landmark_sum += count * losses.landmark_loss(landmarks, batch.landmarks).item()

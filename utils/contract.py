@@ -71,6 +71,11 @@ SOUND_ENDINGS = {
 }
 
 
+def lower_size(scale: int = 1) -> tuple[int, int]:
+    """(width, height) of a lower face that is `scale` times as large as the network's, px."""
+    return FACE_SIZE * scale, LOWER_HEIGHT * scale
+
+
 def face_path(data: str | Path, i: int) -> Path:
     """PNG of the aligned face of frame i."""
     return Path(data) / "face" / f"{i:06d}.png"

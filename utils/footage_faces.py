@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from utils import contract
 from utils.cli import DataError, UserError, say
-from utils.contract import FACE_SIZE, FPS, LOWER_HEIGHT, MIN_FRAMES
+from utils.contract import FPS, MIN_FRAMES
 from utils.dataset.references import choose_kept
 from utils.face.geometry import Affine, Box, align, is_wide, source_box
 from utils.face.occlusion import THUMBNAIL_SHAPE, mouth_thumbnail, occluded_frames
@@ -140,7 +140,7 @@ def write_faces(video: Path, track: Track, new: Path, start: int) -> WrittenFace
         thumbnails[i] = mouth_thumbnail(aligned)
         if i in kept:
             to_large = affine.to_lower_half().upscaled(scale)
-            large = align(rgb, to_large, (FACE_SIZE * scale, LOWER_HEIGHT * scale))
+            large = align(rgb, to_large, contract.lower_size(scale))
             contract.reference_path(new, i).write_bytes(encode_png(large))
 
     occluded = occluded_frames(thumbnails, track)

@@ -22,7 +22,7 @@ SIDES_PX = range(2, 2**16 + 1, 2)  # of a frame
 LARGEST_PX = 1e5         # no number in track.npz is larger
 SMALLEST_SCALE = 0.02    # of the map from the source to the aligned face
 LARGEST_SCALE = 50.0
-SCALES = range(1, 5)      # times the network's size that a lower face may have
+SCALES = range(1, 5)     # times the network's size that a lower face may have
 
 # What track.npz holds of each frame: dtype and shape.
 TRACK_ARRAYS = {

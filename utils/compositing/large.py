@@ -15,9 +15,9 @@ from models.unet import Drawing
 from models.warp import UNITS_PER_WIDTH
 from utils.cli import DataError
 from utils.compositing.paste import bell, blur
-from utils.contract import FACE_SIZE, LOWER_HEIGHT, reference_path
+from utils.contract import lower_size, reference_path
 from utils.dataset.clip import Clip
-from utils.media.pixels import read_png, to_uint8
+from utils.media.pixels import read_picture, to_uint8
 
 CACHED = 64              # references that are held in memory
 COVERED_LEVELS = 35      # of 255: where the drawing differs so much, it covers the references
@@ -32,7 +32,7 @@ class LargeReferences:
 
     def __init__(self, clip: Clip):
         self.scale = clip.meta.scale
-        self.size = (FACE_SIZE * self.scale, LOWER_HEIGHT * self.scale)
+        self.size = lower_size(self.scale)
         self.clip = clip
         self.kept = set(clip.meta.references)
         self.picture = lru_cache(CACHED)(self._picture)
@@ -45,12 +45,7 @@ class LargeReferences:
         """
         if i not in self.kept:
             return self._resize(self.clip.lower_faces[i], cv2.INTER_CUBIC)
-        path = reference_path(self.clip.data, i)
-        picture = read_png(path)
-        width, height = self.size
-        if picture is None or picture.shape != (height, width, 3):
-            raise DataError(f"{path} is missing or no RGB picture of {width}x{height}")
-        return picture
+        return read_picture(reference_path(self.clip.data, i), self.size, DataError)
 
     def enlarge(self, drawing: Drawing, frames: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the B lower faces of a drawing, (84 scale, 168 scale, 3) uint8 RGB.

@@ -23,7 +23,7 @@ from utils.media.pixels import ColourSpace, rgb_to_yuv_matrix, yuv_to_rgb
 from utils.shots import smooth
 from utils.storage import Track
 
-UNIT_PX = FACE_SIZE / 168         # the lengths in px below are for a face of 168 pixels
+UNIT_PX = FACE_SIZE / 168        # the lengths in px below are for a face of 168 pixels
 CHIN_MARGIN_PX = 4 * UNIT_PX     # the blend region reaches this far beyond the chin
 CHEEK_INSET_PX = 5 * UNIT_PX     # the blend region stays this far inside the cheeks
 CHIN_POINT = 10                  # of the 21 points of the jaw, the middle of the chin

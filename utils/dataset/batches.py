@@ -48,6 +48,11 @@ class Batch(NamedTuple):
     landmarks: Tensor        # (B + E, 130) float32: the real landmarks, normalised
     extra_mel: Tensor        # (E, 64, 80) float32: sounds without a picture
 
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What LipUNet.forward gets, in its order, to draw at the real landmarks."""
+        return self.reference, self.points, self.mel, self.pose, self.target_points
+
 
 class LandmarkNorm(NamedTuple):
     """Normalisation of the landmarks: what head pose does to them is taken out."""

@@ -98,10 +98,13 @@ class Clip:
         kept = np.zeros(self.frames, bool)
         kept[self.meta.references] = True
         chosen = choose_references(self.track, kept & self._serving())
-        others = self.references()
         shot = self.track.shot_bounds()[:, 0]
         own = shot[:, None]
-        other_is_better = (shot[chosen] != own) & (shot[others] == own)
+        astray = (chosen < 0) | (shot[chosen] != own)
+        if not astray.any():
+            return chosen
+        others = self.references()
+        other_is_better = astray & (shot[others] == own)
         return np.where((chosen < 0) | other_is_better, others, chosen)
 
     def _serving(self):

@@ -15,7 +15,7 @@ from utils import av_sync, storage
 from utils.audio import SAMPLES_PER_FRAME, MelWindows, fit_length
 from utils.cli import CheckpointError, UserError
 from utils.compositing.paste import Paster
-from utils.contract import FACE_SIZE, LOWER_HEIGHT, SAMPLE_RATE
+from utils.contract import FACE_SIZE, SAMPLE_RATE, lower_size
 from utils.evaluate import metrics
 from utils.face.geometry import (
     Affine,
@@ -84,8 +84,8 @@ class Rendering:
 
     frames (T,): source frame numbers. mouth (T, 2): opening and width in eye distances. lips
     (T, 40, 2): px of the aligned face. Of kind "own" only, else empty: lower_faces (T), before they
-    are pasted, as large as the network's; borders: (seam, grain,
-    lips) of some frames, the last the sharpness of the lips over that of the real ones.
+    are pasted, as large as the network's; borders: (seam, grain, lips) of some frames, the last the
+    sharpness of the lips over that of the real ones.
     """
 
     shown: Utterance
@@ -193,8 +193,7 @@ class _Scene:
         lips = transform_points(lips, self.transform[:job.count])
         rendering = Rendering(job.shown, job.driving, frames, track.mouth, lips)
         if job.kind == "own":
-            network_size = FACE_SIZE, LOWER_HEIGHT
-            rendering.lower_faces = [shrink(picture, network_size) for picture in lower_faces]
+            rendering.lower_faces = [shrink(picture, lower_size()) for picture in lower_faces]
             every_few = range(0, job.count, SEAM_STEP_FRAMES)
             rendering.borders = [self._look(k, lower_faces[k]) for k in every_few]
         return rendering

@@ -8,6 +8,8 @@ import av
 import cv2
 import numpy as np
 
+from utils.cli import UserError
+
 PNG_MOST_PIXELS = 1 << 26       # a larger picture can only be meant to fill the memory: refused
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_SIZE_BYTES = slice(16, 24)  # width and height in the header, two big-endian uint32
@@ -112,6 +114,15 @@ def read_png(path: Path) -> np.ndarray | None:
     if content[:8].tobytes() != PNG_SIGNATURE or pixels > PNG_MOST_PIXELS:
         return None
     return cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
+
+
+def read_picture(path: Path, size: tuple[int, int], error: type[UserError]) -> np.ndarray:
+    """RGB uint8 of a PNG file; `error` that names it if it is damaged or not (width, height)."""
+    picture = read_png(path)
+    width, height = size
+    if picture is None or picture.shape != (height, width, 3):
+        raise error(f"{path} is missing or no RGB picture of {width}x{height}")
+    return picture
 
 
 def encode_png(rgb: np.ndarray, compression: int = PNG_COMPRESSION) -> bytes:

@@ -119,13 +119,7 @@ def train(state: TrainState, datasets: list[VoiceDataset], schedule: Schedule):
         batch = to_device(next(batches), state.device)
         real = to_float(batch.lower_face)
         with autocast(state.device):
-            generated, landmarks = state.model(
-                batch.reference,
-                batch.points,
-                batch.mel,
-                batch.pose,
-                batch.target_points,
-                batch.extra_mel)
+            generated, landmarks = state.model(*batch.inputs, batch.extra_mel)
         picture = losses.picture_loss(generated, real, maps.train_weight)
         gradient = losses.gradient_loss(generated, real, maps.train_weight)
         landmark = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
@@ -140,6 +134,7 @@ def train(state: TrainState, datasets: list[VoiceDataset], schedule: Schedule):
 
 def train_hearing(state: TrainState, datasets: list[VoiceDataset], schedule: Schedule):
     """Train the audio branch alone until the schedule is over."""
+    state.model.train()
     to_mouth = torch.from_numpy(mouth_matrix()).to(state.device)
     batches = mixed_batches(datasets, 0, SEED + 2)
     for lr in steps(schedule, "learning to hear"):
@@ -198,8 +193,7 @@ def judge_drawing(model: LipUNet, dataset: VoiceDataset, device: torch.device) -
     for indices in np.array_split(np.arange(len(dataset)), max(1, len(dataset) // BATCH_SIZE)):
         batch = to_device(dataset.__getitems__(indices.tolist()), device)
         with autocast(device):
-            generated, _ = model(
-                batch.reference, batch.points, batch.mel, batch.pose, batch.target_points)
+            generated, _ = model(*batch.inputs)
         real = to_float(batch.lower_face)
         differences.append(losses.picture_loss(generated, real, maps.val_weight).item())
     return float(np.mean(differences))
@@ -233,7 +227,6 @@ def main(args: argparse.Namespace):
         minutes_to_hear = HEARING_SHARE * args.minutes
         limit = TimeLimit(time.monotonic(), args.minutes - minutes_to_hear)
         train(state, datasets, Schedule(1, STEPS, 0, RATES, limit))
-    state.model.train()
     limit = TimeLimit(time.monotonic(), minutes_to_hear)
     train_hearing(state, datasets, Schedule(1, HEARING_STEPS, 0, HEARING_RATES, limit))
 

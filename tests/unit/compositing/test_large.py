@@ -12,10 +12,10 @@ from models.unet import Drawing, LipUNet, warp_each
 from models.warp import UNITS_PER_WIDTH
 from utils import contract
 from utils.cli import DataError
-from utils.compositing import large
 from utils.compositing.large import LargeReferences
 from utils.dataset.clip import Clip
 from utils.generate import Speaker, generate_lower_faces
+from utils.media import pixels
 from utils.media.pixels import encode_png, read_png
 
 H = contract.LOWER_HEIGHT
@@ -179,7 +179,7 @@ def test_a_damaged_reference_is_named(references, content):
 def test_a_reference_is_read_once(references, monkeypatch):
     made = references(2)
     read = []
-    monkeypatch.setattr(large, "read_png", lambda path: read.append(path) or read_png(path))
+    monkeypatch.setattr(pixels, "read_png", lambda path: read.append(path) or read_png(path))
     for _ in range(3):
         enlarged(made, KEPT, (1, 0, 0))
     assert [path.stem for path in read] == ["000003", "000009"]

@@ -6,7 +6,7 @@ import torch
 
 from utils import av_sync
 from utils.cli import CheckpointError
-from utils.contract import FACE_SIZE, LOWER_HEIGHT
+from utils.contract import lower_size
 from utils.dataset.clip import Clip
 from utils.evaluate import rendering
 from utils.evaluate.rendering import Job, Utterance, pieces, render_all, utterances
@@ -62,7 +62,7 @@ def speaker(tiny_data):
 def real_lower_faces(clip, first, stop):
     """What inference.py would draw at best: as large as the footage."""
     scale = clip.meta.scale
-    size = FACE_SIZE * scale, LOWER_HEIGHT * scale
+    size = lower_size(scale)
     frames = read_frames(clip.meta.source.path, first, stop)
     affines = [Affine(transform) for transform in clip.track.transform[first:stop]]
     return [

@@ -2,14 +2,11 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 
 from models import losses
-from utils import storage
 from utils.cli import UserError
-from utils.dataset.clip import Clip
 from utils.face.landmarks import mouth_matrix
 from utils.pretrain import __main__ as pretrain
 from utils.pretrain.voices import VoiceDataset, mixed_batches
@@ -20,13 +17,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def dataset(tiny_data, monkeypatch):
-    """One clip twice, as two of a speaker's."""
+def dataset(voice, monkeypatch):
+    """The speaker, and few sounds kept of them."""
     monkeypatch.setattr(pretrain, "KEPT_SOUNDS", 128)
-    clip = Clip(tiny_data)
-    track = storage.join_tracks([clip.track, copy.deepcopy(clip.track)])
-    clip._fill(track, np.concatenate([clip.lower_faces] * 2), np.concatenate([clip.mel] * 2))
-    return VoiceDataset(clip, train=True, extra_sounds=16)
+    return VoiceDataset(voice, train=True, extra_sounds=16)
 
 
 def hearing_loss(state, dataset):

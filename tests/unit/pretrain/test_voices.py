@@ -1,28 +1,14 @@
 """Batches drawn from many speakers."""
 
-import copy
 import itertools
 
 import numpy as np
 import pytest
 import torch
 
-from utils import storage
 from utils.dataset.batches import MOUTH_STD, LipDataset
-from utils.dataset.clip import Clip
 from utils.face.landmarks import mouth_matrix
 from utils.pretrain.voices import VoiceDataset, join, mixed_batches
-
-
-@pytest.fixture
-def voice(tiny_data):
-    """The tiny clip twice, the second time with the face elsewhere in the picture."""
-    clip = Clip(tiny_data)
-    moved = copy.deepcopy(clip.track)
-    moved.landmarks += np.float32((9, -4))
-    track = storage.join_tracks([clip.track, moved])
-    clip._fill(track, np.concatenate([clip.lower_faces] * 2), np.concatenate([clip.mel] * 2))
-    return clip
 
 
 def test_landmarks_are_normalised_clip_by_clip(voice):
