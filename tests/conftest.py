@@ -1,4 +1,8 @@
-"""What all tests share: the one way to run a script, and a tiny clip, speech and data folder."""
+"""What all tests share: the one way to run a script, and a tiny clip, speech and data folder.
+
+Two tests run at a time, each with one thread for torch: two of them on the same cores would slow
+each other tenfold. `-n 0` runs one at a time, as a debugger needs it.
+"""
 
 import contextlib
 import importlib
@@ -11,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in scripts
 
 from utils import cli, sample
 
