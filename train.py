@@ -76,8 +76,10 @@ WEIGHT_DECAY = 1e-2           # of AdamW
 MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than one of the cheek
 GRADIENT_WEIGHT = 1.0         # of the gradient loss: more is sharper, too much rings
 LANDMARK_WEIGHT = 0.15        # of the landmark and the mouth loss, which teach the audio branch
-VOICES_WEIGHT = 0.08          # of the same for other people's voices: less forgets them
-REHEARSED_SOUNDS = 64         # of other people's voices in a step
+VOICES_WEIGHT = 0.12          # of the same for other people's voices: less forgets them
+VOICES_GAIN = 1.5             # how far these move the mouth, over what the base hears in them: it
+                              # is unsure of a voice that it has not met, and moves too little
+VOICES_SOUNDS = 64            # of other people's voices in a step
 DISCRIMINATOR_FROM_STEP = 100  # from here on the discriminator judges: shapes are learned first
 DISCRIMINATOR_LR_SHARE = 0.5  # its learning rate over the generator's
 DISCRIMINATOR_TIME_FACTOR = 1.3  # a step takes longer with it: for the forecast of time,
@@ -115,7 +117,7 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
         gradient = losses.gradient_loss(generated, real, maps.train_weight)
         landmark = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
         loss = picture + GRADIENT_WEIGHT * gradient + LANDMARK_WEIGHT * landmark
-        if state.voices:
+        if state.teacher:
             loss = loss + VOICES_WEIGHT * voices_loss(state, to_mouth)
 
         # 2. discriminator: it learns to tell photographed from generated mouths, and judges these
@@ -138,11 +140,11 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
 
 
 def voices_loss(state: TrainState, to_mouth: Tensor) -> Tensor:
-    """Do other people's voices still move the mouth? The landmark loss of some of the base's."""
-    voices = state.voices.draw(REHEARSED_SOUNDS)
+    """Do other people's voices still move the mouth? The landmark loss where the base is right."""
     with autocast(state.device):
-        landmarks = state.model.predict_landmarks(state.model.audio_encoder(voices.features))
-    return losses.landmark_and_mouth_loss(landmarks, voices.landmarks, to_mouth)
+        features, heard = state.teacher.ask(VOICES_SOUNDS)
+        landmarks = state.model.predict_landmarks(state.model.audio_encoder(features))
+    return losses.landmark_and_mouth_loss(landmarks, VOICES_GAIN * heard, to_mouth)
 
 
 @torch.inference_mode()

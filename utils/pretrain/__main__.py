@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from models import losses
@@ -39,7 +40,7 @@ from utils.evaluate import metrics
 from utils.face.landmarks import mouth_matrix
 from utils.pretrain import prepare
 from utils.pretrain.voices import SPEAKERS_PER_STEP, Voice, VoiceDataset, mixed_batches
-from utils.training.base import Voices, load_base, save_base
+from utils.training.base import load_base, save_base
 from utils.training.device import autocast, resolve, to_device
 from utils.training.schedule import Rates, Schedule, TimeLimit
 from utils.training.state import TrainState
@@ -62,7 +63,7 @@ DISCRIMINATOR_LR_SHARE = 0.5  # its learning rate over the generator's
 ADVERSARIAL_WEIGHT = 0.01     # of the discriminator's logits: more is sharper, too much invents
 FEATURE_WEIGHT = 0.4          # of the difference in the discriminator's features
 LEAVE_OUT_EVERY = 8           # every eighth speaker is left out, unless --leave-out names them
-KEPT_SOUNDS = 2400            # that a training from the base rehearses: 0.5 KB each
+KEPT_SOUNDS = 2400            # of its people, for trainings from the base: 0.4 KB each
 JUDGED_FRAMES = 200           # of each speaker left out that are drawn
 SEED = 1
 # -------------------------------------------------------------------------------------------------
@@ -159,15 +160,13 @@ def steps(schedule: Schedule, title: str) -> Iterator[float]:
 
 
 @torch.inference_mode()
-def keep_voices(model: LipUNet, datasets: list[VoiceDataset]) -> Voices:
-    """Sounds of all speakers, for trainings to rehearse."""
+def keep_voices(model: LipUNet, datasets: list[VoiceDataset]) -> Tensor:
+    """Features (V, 16, 192) of sounds of all speakers, which keep them in mind in a training."""
     features = []
-    landmarks = []
     batches = mixed_batches(datasets, 0, SEED + 1)
     for batch in itertools.islice(batches, KEPT_SOUNDS // EXTRA_SOUNDS):
         features.append(model.audio_features(batch.extra_mel.to(model.mel_mean.device)).cpu())
-        landmarks.append(batch.landmarks)
-    return Voices(torch.cat(features), torch.cat(landmarks))
+    return torch.cat(features)
 
 
 # -- how good is it? -------------------------------------------------------------------------------

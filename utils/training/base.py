@@ -2,20 +2,22 @@
 
     model                the network of utils.pretrain, float16
     discriminator        the discriminator, float16
-    voices               sounds of the people it was learned from, see Voices
+    voices               sounds of the people it was learned from
     contract             constants it was trained with
     about                what it was learned from, for people
 
-Who learns one voice forgets others, so a training rehearses: at each step it is also asked for the
-mouths of the base's own people (rehearsal, Robins 1995). What is kept of their sounds cannot be
+Who learns one voice forgets others, so the base stays beside a training as its teacher: at each
+step the network is also asked what it hears in other people's sounds, and is to answer as the base
+does (learning without forgetting, Li and Hoiem 2016). What is kept of their sounds cannot be
 listened to: the features of windows of 0.64 s in random order, after the audio encoder's
 convolutions, which stay as they are in a training for that reason.
 """
 
+import copy
 import hashlib
 import io
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,38 +30,50 @@ from utils.storage import check_contract, reading
 from utils.training import checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "base.pth"
-SHIPPED_SHA256 = "14639955131f25cd6c01881a168c04c206aafd186ee41efc578ad81f5529fa69"
+SHIPPED_SHA256 = "82c9e51b9fc8efd12f95f4ff5aff064c35f52bc81fcfc999c2ab74d33f84d347"
 # Of the person, not of the base: where the landmarks of this face lie, and how far they move.
 PERSONAL = ("landmark_pose_fit", "landmark_std")
 COMPONENTS = 24          # principal components of the features that are kept
-LANDMARK_STEPS = 8       # of the int8 landmarks in a unit: up to 16 units
 FREE = ("face_size", "template")  # of the contract: convolutions fit any size
 
 
-class Voices(NamedTuple):
-    """Sounds of many people, and the mouths that made them.
+class Teacher:
+    """The base as it is, which tells what it hears in other people's voices.
 
-    features (V, 16, 192) float32, of AudioEncoder.features(). landmarks (V, 130) float32,
-    normalised.
+    base: of load_base(). model: a network like the base's, of which nothing is changed.
     """
 
-    features: Tensor
-    landmarks: Tensor
+    def __init__(self, base: dict[str, Any], model: LipUNet, device: torch.device):
+        network = copy.deepcopy(model)
+        network.load_state_dict(base["model"])
+        self.network = network.to(device).eval().requires_grad_(False)
+        self.voices: Tensor = base["voices"].to(device)
 
-    def draw(self, count: int) -> "Voices":
-        """`count` of them at random."""
-        chosen = torch.randint(len(self.features), (count,))
-        return Voices(self.features[chosen], self.landmarks[chosen])
+    @torch.no_grad()
+    def ask(self, count: int) -> tuple[Tensor, Tensor]:
+        """Features (count, 16, 192) of sounds at random, and the normalised landmarks (count, 130)
+        that the base hears in them.
+
+        Each sound lies between those of two people (mixup, Zhang et al. 2018): of voices that
+        nobody has there is no end, those of the file alone would be learned by heart.
+        """
+        one, other = self.voices[torch.randint(len(self.voices), (2, count))]
+        share = torch.rand(count, 1, 1).to(one.device)
+        features = share * one + (1 - share) * other                     # (count, 16, 192)
+        landmarks = self.network.predict_landmarks(self.network.audio_encoder(features))
+        return features, landmarks
 
 
 def save_base(
     path: Path,
     model: LipUNet,
     discriminator: Discriminator,
-    voices: Voices,
+    voices: Tensor,
     about: str,
 ):
-    """Write a base, whole or not at all."""
+    """Write a base, whole or not at all. voices (V, 16, 192) float32: LipUNet.audio_features() of
+    sounds of its people.
+    """
     content = {
         "model": _halved(model.state_dict()),
         "discriminator": _halved(discriminator.state_dict()),
@@ -72,7 +86,7 @@ def save_base(
 
 
 def load_base(path: Path, model: LipUNet) -> dict[str, Any]:
-    """Content of a base file, in float32, for a network like `model`; "voices" are Voices.
+    """Content of a base file, in float32, for a network like `model`; "voices" (V, 16, 192).
 
     Raises UserError if it is missing, damaged, of another network or made with other constants. It
     opens with weights_only=True: a file from a stranger runs no code.
@@ -110,24 +124,21 @@ def freeze_features(model: LipUNet):
 
 
 def _compressed(voices):
-    """Features as int8 coefficients of their principal components, landmarks as int8."""
-    flat = voices.features.flatten(0, 1)                                 # (16 V, 192)
+    """Features as int8 coefficients of their principal components."""
+    flat = voices.flatten(0, 1)                                 # (16 V, 192)
     mean = flat.mean(dim=0)
     _, _, components = torch.pca_lowrank(flat - mean, COMPONENTS)        # (192, C)
     coefficients = (flat - mean) @ components                            # (16 V, C)
     scale = coefficients.abs().amax(dim=0) / 127                         # (C,)
     codes = (coefficients / scale).round().to(torch.int8)
-    landmarks = (voices.landmarks * LANDMARK_STEPS).round().clamp(-127, 127)
     return {
-        "codes": codes.unflatten(0, voices.features.shape[:2]),          # (V, 16, C)
+        "codes": codes.unflatten(0, voices.shape[:2]),                   # (V, 16, C)
         "components": components * scale,                                # (192, C)
-        "mean": mean,
-        "landmarks": landmarks.to(torch.int8)}
+        "mean": mean}
 
 
 def _expanded(voices):
-    features = voices["codes"].float() @ voices["components"].T + voices["mean"]
-    return Voices(features, voices["landmarks"].float() / LANDMARK_STEPS)
+    return voices["codes"].float() @ voices["components"].T + voices["mean"]
 
 
 def _halved(tensors):

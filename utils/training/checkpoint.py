@@ -7,7 +7,7 @@ all.
     epoch, best          epochs made; lowest held-out figure
     settings             batch_size, lr, epochs, seed of the training
     history              a dict of numbers for each epoch: what log.csv shows
-    base                 whether it started from a base, whose voices it rehearses
+    base                 whether it started from a base, which is then its teacher
     contract, data       constants it was trained with; {"id", "clip"} of what it was trained on
 """
 

@@ -15,9 +15,9 @@ from utils.contract import CONTRACT
 from utils.dataset.batches import LipDataset
 from utils.storage import Meta
 from utils.training import distributed
-from utils.training.base import Voices, freeze_features
+from utils.training.base import Teacher, freeze_features
 from utils.training.checkpoint import checked_tensors
-from utils.training.device import to_channels_last, to_device
+from utils.training.device import to_channels_last
 
 
 @dataclass
@@ -55,8 +55,8 @@ class TrainState:
 
     model: the generator as it is trained. averaged: the network with the exponential moving average
     of its weights, which is validated, shown and kept; ema keeps it up to date. ema_decay: share of
-    the average that each step keeps. voices: other people's, of the base that the training started
-    from, to rehearse; None without a base. generator_ddp, discriminator_ddp: model and
+    the average that each step keeps. teacher: the base that the training started from, for other
+    people's voices; None without a base. generator_ddp, discriminator_ddp: model and
     discriminator wrapped such that backward() averages the gradients of several processes; without
     a backward() to average, the discriminator is used as it is.
     """
@@ -71,7 +71,7 @@ class TrainState:
         compile_model: bool = False,
     ):
         self.device = device
-        self.voices: Voices | None = None
+        self.teacher: Teacher | None = None
         self.model = to_channels_last(model, device)
         self.ema = AveragedModel(self.model, multi_avg_fn=ema_update(ema_decay))
         self.ema.eval().requires_grad_(False)
@@ -79,7 +79,7 @@ class TrainState:
         self.averaged: LipUNet = self.ema.module  # type: ignore[assignment]
         self.discriminator = to_channels_last(Discriminator(), device)
         if base:
-            self.voices = to_device(base["voices"], device)
+            self.teacher = Teacher(base, model, device)
             self.discriminator.load_state_dict(base["discriminator"])
             freeze_features(self.model)
         if compile_model:
@@ -146,7 +146,7 @@ def make_checkpoint(state: TrainState, progress: Progress, meta: Meta) -> dict[s
         "settings": asdict(progress.settings),
         "contract": CONTRACT,
         "history": progress.history,
-        "base": state.voices is not None,
+        "base": state.teacher is not None,
         "data": {"id": meta.id, "clip": Path(meta.source.path).name},
     }
 

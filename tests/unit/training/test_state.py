@@ -12,7 +12,6 @@ from models.discriminator import Discriminator
 from models.unet import LipUNet
 from utils.cli import CheckpointError
 from utils.storage import Meta, Source
-from utils.training.base import Voices
 from utils.training.state import Settings, TrainState, restore
 
 CPU = torch.device("cpu")
@@ -116,16 +115,17 @@ def test_a_training_on_another_clip_is_refused():
         restore(state, SETTINGS, saved, Path("last.pth"), META)
 
 
-def test_with_a_base_its_voices_are_rehearsed_and_their_features_stay():
+def test_with_a_base_it_is_the_teacher_and_the_features_of_its_voices_stay():
     """The convolutions that made the features of the voices do not learn; all else does."""
     torch.manual_seed(0)
     model = LipUNet(channels=(16, 16, 16, 16), audio_width=8)
     discriminator = Discriminator().state_dict()
-    voices = Voices(torch.randn(6, 16, 192), torch.randn(6, 130))
-    base = {"voices": voices, "discriminator": discriminator}
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    voices = torch.randn(6, 16, 192)
+    base = {"model": weights, "voices": voices, "discriminator": discriminator}
     state = TrainState(model, CPU, ema_decay=0.999, weight_decay=0.01, base=base)
     found = state.discriminator.state_dict()
     assert all(torch.equal(found[name], value) for name, value in discriminator.items())
     fixed = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert {name.split(".")[1] for name in fixed} == {"conv1", "norm1", "conv2", "norm2"}
-    assert state.voices.draw(4).features.shape == (4, 16, 192)
+    assert state.teacher.ask(4)[0].shape == (4, 16, 192)
