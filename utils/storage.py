@@ -101,6 +101,17 @@ def identify_source(path: Path) -> Source:
     return Source(str(path), stat.st_size, stat.st_mtime, digest.hexdigest())
 
 
+def read_asset(path: Path, sha256: str) -> bytes:
+    """Content of a file that is shipped with the project. Raises UserError if it is another."""
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(
+            f"{path} is missing or damaged (its SHA-256 is not the expected one); "
+            "restore it from the project and run again"
+        )
+    return content
+
+
 def find_moved(path: str, sha256: str, data: str | Path) -> Path:
     """Where a file is now: at `path`, else in input/ or beside `data` under its name, if it is the
     same; else `path`. A project may be moved, or come from another machine.

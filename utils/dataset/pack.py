@@ -24,7 +24,7 @@ from utils.contract import (
     face_path,
     mel_path,
 )
-from utils.media.pixels import read_png
+from utils.media.pixels import read_picture
 from utils.storage import reading
 
 LARGEST_LOG_MEL = 1e5    # values beyond it can only be damage
@@ -41,10 +41,7 @@ class Kind(NamedTuple):
 
 def read_lower_face(path: Path) -> np.ndarray:
     """Lower half (84, 168, 3) uint8 of an aligned face. Raises DataError if it is damaged."""
-    picture = read_png(path)
-    if picture is None or picture.shape != (FACE_SIZE, FACE_SIZE, 3):
-        raise DataError(f"{path} is no RGB picture of {FACE_SIZE}x{FACE_SIZE}")
-    return picture[LOWER_TOP:]
+    return read_picture(path, (FACE_SIZE, FACE_SIZE), DataError)[LOWER_TOP:]
 
 
 def read_mel_block(path: Path) -> np.ndarray:

@@ -107,7 +107,7 @@ def nearest_pose(
     chosen = np.full(len(frames), -1)
     current = None
     for k, frame in enumerate(frames):
-        cost = np.linalg.norm(pose[candidates] - pose[frame], axis=1)
+        cost = norm(pose[candidates] - pose[frame], axis=1)
         cost[np.abs(candidates - frame) < REFERENCE_GAP_FRAMES] = np.inf
         best = int(cost.argmin())
         # written so that a cost of infinity on both sides changes too

@@ -2,17 +2,15 @@
 
 import contextlib
 import functools
-import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
 
-from utils.cli import UserError
 from utils.contract import FACE_SIZE, TEMPLATE
 from utils.face.geometry import fit_similarity, shrink, transform_points
 from utils.shots import shots, smooth
-from utils.storage import Track
+from utils.storage import Track, read_asset
 
 # -- numbers in MediaPipe's face mesh --------------------------------------------------------------
 ALL_POINTS = 478            # landmarks of a face
@@ -114,13 +112,7 @@ class Landmarker:
 
 @functools.cache
 def _model():
-    content = MODEL_PATH.read_bytes() if MODEL_PATH.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != MODEL_SHA256:
-        raise UserError(
-            f"{MODEL_PATH} is missing or damaged (its SHA-256 is not the expected one); "
-            "restore it from the project and run again"
-        )
-    return content
+    return read_asset(MODEL_PATH, MODEL_SHA256)
 
 
 @contextlib.contextmanager

@@ -84,18 +84,12 @@ def split_speakers(names: list[str], leave_out: list[str] | None) -> tuple[list[
 
 
 def build(datasets: list[VoiceDataset], device: torch.device) -> TrainState:
-    """A new network that knows the mel statistics and the mean normalisation of all speakers."""
+    """A new network that knows the mel statistics of all speakers."""
     torch.manual_seed(SEED)
     model = LipUNet()
     mel = np.concatenate([dataset.clip.mel for dataset in datasets])
-    norms = [dataset.norm for dataset in datasets]
-    buffers = {
-        "mel_mean": mel.mean(axis=0),
-        "mel_std": np.maximum(mel.std(axis=0), LEAST_MEL_STD),
-        "landmark_pose_fit": np.mean([norm.pose_fit for norm in norms], axis=0),
-        "landmark_std": np.mean([norm.std for norm in norms], dtype=np.float32)}
-    for name, value in buffers.items():
-        getattr(model, name).copy_(torch.as_tensor(value))
+    model.mel_mean.copy_(torch.from_numpy(mel.mean(axis=0)))
+    model.mel_std.copy_(torch.from_numpy(np.maximum(mel.std(axis=0), LEAST_MEL_STD)))
     return TrainState(model, device, EMA_DECAY, WEIGHT_DECAY)
 
 
@@ -162,11 +156,9 @@ def steps(schedule: Schedule, title: str) -> Iterator[float]:
 @torch.inference_mode()
 def keep_voices(model: LipUNet, datasets: list[VoiceDataset]) -> Tensor:
     """Features (V, 16, 192) of sounds of all speakers, which keep them in mind in a training."""
-    features = []
-    batches = mixed_batches(datasets, 0, SEED + 1)
-    for batch in itertools.islice(batches, KEPT_SOUNDS // EXTRA_SOUNDS):
-        features.append(model.audio_features(batch.extra_mel.to(model.mel_mean.device)).cpu())
-    return torch.cat(features)
+    batches = itertools.islice(mixed_batches(datasets, 0, SEED + 1), KEPT_SOUNDS // EXTRA_SOUNDS)
+    mel = torch.cat([batch.extra_mel for batch in batches])              # (V, 64, 80)
+    return model.audio_features(mel.to(model.mel_mean.device)).cpu()
 
 
 # -- how good is it? -------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ convolutions, which stay as they are in a training for that reason.
 """
 
 import copy
-import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from models.discriminator import Discriminator
 from models.unet import LipUNet
 from utils.cli import UserError
 from utils.contract import CONTRACT
-from utils.storage import check_contract, reading
+from utils.storage import check_contract, read_asset, reading
 from utils.training import checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "base.pth"
@@ -93,9 +92,7 @@ def load_base(path: Path, model: LipUNet) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist")
-    content = path.read_bytes()
-    if path == SHIPPED and hashlib.sha256(content).hexdigest() != SHIPPED_SHA256:
-        raise UserError(f"{path} is damaged (its SHA-256 is not the expected one)")
+    content = read_asset(path, SHIPPED_SHA256) if path == SHIPPED else path.read_bytes()
     with reading(path, UserError):
         base = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         check_contract({**base["contract"], **{key: CONTRACT[key] for key in FREE}},
