@@ -77,6 +77,8 @@ MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than o
 GRADIENT_WEIGHT = 1.0         # of the gradient loss: more is sharper, too much rings
 LANDMARK_WEIGHT = 0.15        # of the landmark and the mouth loss, which teach the audio branch
 VOICES_WEIGHT = 0.12          # of the same for other people's voices: less forgets them
+VOICES_FRAMES = 3000          # with fewer of the person the others count more, by as much: their
+                              # speech says more of this voice than its own 20 seconds do
 VOICES_GAIN = 1.5             # how far these move the mouth, over what the base hears in them: it
                               # is unsure of a voice that it has not met, and moves too little
 VOICES_SOUNDS = 64            # of other people's voices in a step
@@ -105,6 +107,7 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
     state.model.train()
     schedule = log.schedule
     to_mouth = torch.from_numpy(mouth_matrix()).to(state.device)
+    voices_weight = VOICES_WEIGHT * max(1.0, VOICES_FRAMES / len(loader.dataset))
     for batch in loader:
         batch = to_device(batch, state.device)
         real = to_float(batch.lower_face)
@@ -118,7 +121,7 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
         landmark = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
         loss = picture + GRADIENT_WEIGHT * gradient + LANDMARK_WEIGHT * landmark
         if state.teacher:
-            loss = loss + VOICES_WEIGHT * voices_loss(state, to_mouth)
+            loss = loss + voices_weight * voices_loss(state, to_mouth)
 
         # 2. discriminator: it learns to tell photographed from generated mouths, and judges these
         is_judged = schedule.step >= DISCRIMINATOR_FROM_STEP
