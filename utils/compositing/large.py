@@ -82,8 +82,8 @@ class LargeReferences:
     def _fetch(self, frame, displacement):
         """Picture of a reference moved by (H, W, 2) px."""
         places = cv2.add(self.grid, self._resize(displacement))
-        x, y = cv2.split(places)
-        maps = cv2.convertMaps(x, y, cv2.CV_16SC2)  # 1/32 px: twice as fast as float32
+        no_second = np.empty(0)  # x and y lie in one array
+        maps = cv2.convertMaps(places, no_second, cv2.CV_16SC2)  # 1/32 px: faster than float32
         return cv2.remap(
             self.picture(frame),
             *maps,
