@@ -175,6 +175,7 @@ def test_resume_keeps_the_settings_it_is_not_given(run, tmp_path, monkeypatch):
     assert done["epoch"] == 3
 
 
+@pytest.mark.slow
 def test_a_short_clip_trains_for_more_epochs_unless_told(run, tmp_path, monkeypatch):
     """The tiny clip has 88 frames to train on: 11 steps of 8 pictures an epoch."""
     monkeypatch.setattr(train, "MIN_STEPS", 55)
@@ -248,6 +249,7 @@ def test_one_more_number_may_be_logged(run, one_epoch, tmp_path, monkeypatch):
     assert log[2].endswith("7.0")
 
 
+@pytest.mark.slow
 def test_training_ends_early_with_the_rate_down(run, tmp_path, monkeypatch):
     """Once nothing gets better it says so and ends after the cooldown; --resume goes on."""
     # the first one is of the look before training begins

@@ -181,6 +181,7 @@ def test_a_second_run_on_one_folder_is_refused(project, refused, tiny_data, tiny
     holder.communicate("")
 
 
+@pytest.mark.slow
 def test_a_sound_of_another_length_is_fitted_and_said(project, tiny_clip, run_script):
     """A sound that ends before the picture is padded, and the counts stay equal."""
     frames = list(read_frames(tiny_clip, 0, 60))

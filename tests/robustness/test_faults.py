@@ -199,7 +199,13 @@ def test_each_call_fails(stage, name, monkeypatch, tmp_path):
             raise
 
 
-@pytest.mark.parametrize("piece", ["face", "reference", "audio", "track.npz", "meta.json"])
+@pytest.mark.parametrize("piece", [
+    "face",
+    pytest.param("reference", marks=pytest.mark.slow),
+    pytest.param("audio", marks=pytest.mark.slow),
+    pytest.param("track.npz", marks=pytest.mark.slow),
+    "meta.json",
+])
 def test_an_interrupted_swap_counts_as_unfinished_until_all_is_made_again(
     stage, monkeypatch, tmp_path, run_script, piece
 ):

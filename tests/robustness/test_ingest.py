@@ -536,6 +536,7 @@ def test_a_mouth_that_never_moves_is_refused_by_train(tmp_path, run_script):
 
 
 # -- the sound is elsewhere, the footage in pieces -------------------------------------------------
+@pytest.mark.slow
 def test_the_sound_track_with_a_voice_is_taken(tmp_path, prepare, run_script):
     """The first is silent and the default one, the second only hums; another can be asked for."""
     def hum(rate, first, last):
@@ -583,6 +584,7 @@ def test_footage_without_sound_and_too_short_to_tell_is_left_as_it_is(tmp_path, 
     assert Prepared(tmp_path / "data").check(0, FRAMES) == 2
 
 
+@pytest.mark.slow
 def test_several_takes_are_learned_from_and_one_is_rendered(tmp_path, run_script):
     """The second is rendered; the first is of another size, and has its own sound."""
     other = film(tmp_path / "other.mp4", size=(400, 400))
