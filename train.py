@@ -107,7 +107,6 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
     state.model.train()
     schedule = log.schedule
     to_mouth = torch.from_numpy(mouth_matrix()).to(state.device)
-    voices_weight = VOICES_WEIGHT * max(1.0, VOICES_FRAMES / len(loader.dataset))
     for batch in loader:
         batch = to_device(batch, state.device)
         real = to_float(batch.lower_face)
@@ -121,7 +120,7 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
         landmark = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
         loss = picture + GRADIENT_WEIGHT * gradient + LANDMARK_WEIGHT * landmark
         if state.teacher:
-            loss = loss + voices_weight * voices_loss(state, to_mouth)
+            loss = loss + state.voices_weight * voices_loss(state, to_mouth)
 
         # 2. discriminator: it learns to tell photographed from generated mouths, and judges these
         is_judged = schedule.step >= DISCRIMINATOR_FROM_STEP
@@ -203,6 +202,7 @@ def build_or_resume(
     settings.batch_size = args.batch_size or settings.batch_size
     settings.lr = args.lr or settings.lr
     state = TrainState(model, device, EMA_DECAY, WEIGHT_DECAY, found, COMPILE)
+    state.voices_weight = VOICES_WEIGHT * max(1.0, VOICES_FRAMES / len(dataset))
     if not args.resume:
         return state, Progress(settings)
     progress = restore(state, settings, saved, path, dataset.clip.meta)

@@ -18,9 +18,11 @@ from torch.utils.data import DataLoader
 
 import train
 from models import losses
+from models.discriminator import Discriminator
 from models.unet import LipUNet
 from utils.dataset.batches import LipDataset, mouth_weight_maps
 from utils.dataset.clip import Clip
+from utils.face.landmarks import mouth_matrix
 from utils.training import checkpoint, state
 from utils.training.epoch_log import EpochLog
 from utils.training.schedule import Rates, Schedule
@@ -45,7 +47,7 @@ def small():
 @pytest.fixture
 def run(tiny_data, tmp_path, monkeypatch, run_script):
     """Run train.py on the tiny clip with a checkpoints folder; returns its Result."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
     def call(*arguments, folder="checkpoints"):
         monkeypatch.setattr(train, "START", time.monotonic())
@@ -203,6 +205,39 @@ def test_the_discriminator_waits(tiny_data, monkeypatch):
         train.train_epoch(networks, loader, maps, EpochLog(epoch, 8, schedule))
         changed.append(not torch.equal(bias, before))
     assert changed == [False, True]
+
+
+def test_other_voices_are_to_move_the_mouth_as_the_base_does_but_further(monkeypatch):
+    """Without dropout a network that is still the base has nothing to learn of them at a gain of
+    1, and something at the gain of train.py.
+    """
+    torch.manual_seed(0)
+    model = state.LipUNet()
+    start = {
+        "model": {name: value.clone() for name, value in model.state_dict().items()},
+        "discriminator": Discriminator().state_dict(),
+        "voices": torch.randn(20, 16, 192),
+    }
+    networks = TrainState(model, CPU, train.EMA_DECAY, train.WEIGHT_DECAY, start)
+    networks.model.eval()
+    to_mouth = torch.from_numpy(mouth_matrix())
+    found = {}
+    for gain in (1.0, train.VOICES_GAIN):
+        monkeypatch.setattr(train, "VOICES_GAIN", gain)
+        found[gain] = train.voices_loss(networks, to_mouth)
+    assert found[1.0] < 1e-6
+    assert found[train.VOICES_GAIN] > 1e-3
+    found[train.VOICES_GAIN].backward()
+    assert networks.model.landmark_head.weight.grad.abs().max() > 0
+    assert all(weight.grad is None for weight in networks.teacher.network.parameters())
+
+
+@pytest.mark.parametrize(("frames", "times"), [(300, 10), (3000, 1), (9000, 1)])
+def test_the_less_footage_the_more_other_voices_count(tiny_data, frames, times):
+    dataset = LipDataset(Clip(tiny_data), train=True)
+    dataset.frames = np.resize(dataset.frames, frames)
+    found, _ = train.build_or_resume(train.parse_args([]), dataset, CPU)
+    assert found.voices_weight == pytest.approx(times * train.VOICES_WEIGHT)
 
 
 def test_resume_refuses_other_data_and_finished_training(run, one_epoch, tmp_path):
