@@ -30,9 +30,9 @@ def script(run_script):
 
 @pytest.fixture(scope="module")
 def trained(script, tiny_data, tmp_path_factory):
-    """A checkpoint trained for two epochs on the tiny clip."""
+    """A checkpoint trained for an epoch on the tiny clip."""
     folder = tmp_path_factory.mktemp("trained")
-    script("train", "--data", tiny_data, "--checkpoints", folder, "--epochs", 2)
+    script("train", "--data", tiny_data, "--checkpoints", folder, "--epochs", 1)
     return folder / "best.pth"
 
 
