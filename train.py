@@ -77,8 +77,8 @@ MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than o
 GRADIENT_WEIGHT = 1.0         # of the gradient loss: more is sharper, too much rings
 LANDMARK_WEIGHT = 0.15        # of the landmark and the mouth loss, which teach the audio branch
 VOICES_WEIGHT = 0.12          # of the same for other people's voices: less forgets them
-VOICES_FRAMES = 3000          # with fewer of the person the others count more, by as much: their
-                              # speech says more of this voice than its own 20 seconds do
+VOICES_FRAMES = 3000          # with fewer of the person the others count more, twice with a quarter
+                              # of them: 20 seconds alone would spoil what the base hears
 VOICES_GAIN = 1.5             # how far these move the mouth, over what the base hears in them: it
                               # is unsure of a voice that it has not met, and moves too little
 VOICES_SOUNDS = 64            # of other people's voices in a step
@@ -202,7 +202,8 @@ def build_or_resume(
     settings.batch_size = args.batch_size or settings.batch_size
     settings.lr = args.lr or settings.lr
     state = TrainState(model, device, EMA_DECAY, WEIGHT_DECAY, found, COMPILE)
-    state.voices_weight = VOICES_WEIGHT * max(1.0, VOICES_FRAMES / len(dataset))
+    shortage = max(1.0, VOICES_FRAMES / len(dataset))
+    state.voices_weight = VOICES_WEIGHT * math.sqrt(shortage)
     if not args.resume:
         return state, Progress(settings)
     progress = restore(state, settings, saved, path, dataset.clip.meta)
