@@ -47,8 +47,6 @@ def small():
 @pytest.fixture
 def run(tiny_data, tmp_path, monkeypatch, run_script):
     """Run train.py on the tiny clip with a checkpoints folder; returns its Result."""
-    torch.set_num_threads(1)
-
     def call(*arguments, folder="checkpoints"):
         monkeypatch.setattr(train, "START", time.monotonic())
         return run_script(

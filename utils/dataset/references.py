@@ -129,7 +129,7 @@ def nearest_of_random(
     """
     times = range(DRAWN_IN_TRAINING)
     drawn = np.stack([_random_candidates(frames, candidates, rng) for _ in times])  # (5, F)
-    distance = np.linalg.norm(pose[drawn] - pose[frames], axis=-1)           # (5, F)
+    distance = norm(pose[drawn] - pose[frames], axis=-1)                     # (5, F)
     return drawn[distance.argmin(axis=0), np.arange(len(frames))]
 
 

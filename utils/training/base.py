@@ -122,7 +122,7 @@ def freeze_features(model: LipUNet):
 
 def _compressed(voices):
     """Features as int8 coefficients of their principal components."""
-    flat = voices.flatten(0, 1)                                 # (16 V, 192)
+    flat = voices.flatten(0, 1)                                          # (16 V, 192)
     mean = flat.mean(dim=0)
     _, _, components = torch.pca_lowrank(flat - mean, COMPONENTS)        # (192, C)
     coefficients = (flat - mean) @ components                            # (16 V, C)
