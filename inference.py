@@ -15,7 +15,8 @@ Where a speech is longer than the footage, the footage runs forward and back; it
 face is calm, within a second of the footage's ends. In silence it goes on, with the mouth closed.
 
 --scale 1     draw 168x84 whatever the footage has: softer where the face is larger
---strength X  how far the mouth moves: 1 as learned, 1.3 livelier, 0.7 calmer, 0 not at all
+--strength X  how far the mouth moves: 1 as usual, 1.3 livelier, 0.7 calmer, 0 not at all. A voice
+              that moves it less than the footage does is helped before
 
 Run     python inference.py               the only sound file in input/
         python inference.py [AUDIO ...] [--start SECOND] [--data data]
@@ -42,6 +43,7 @@ from utils.generate import (
     read_driving,
     seen_span,
     turning_points,
+    voice_gain,
 )
 from utils.media.find import find_media
 from utils.media.pixels import encode_png
@@ -135,7 +137,6 @@ def main(args: argparse.Namespace):
         raise UserError(f"--strength {args.strength:g}: expected 0 to {MOST_STRENGTH:g}; run the "
                         "same command with another")
     speaker, saved = load_speaker(args.checkpoint, clip, args.device, full_size=args.scale is None)
-    speaker.strength = args.strength
     if saved["data"]["id"] != clip.meta.id:
         footage = Path(clip.meta.source.path).name
         say(f"note: trained on {saved['data']['clip']!r}, speaking on {footage}; "
@@ -158,6 +159,7 @@ def main(args: argparse.Namespace):
                     "seen; they stay as they are")
 
             # 3. a mouth for each of them, in a folder beside what was there before
+            speaker.strength = args.strength * voice_gain(speaker, mel)
             _draw(speaker, order, mel, unfinished, name)
             source = storage.identify_source(speech)
             storage.write_json(unfinished / "meta.json", {
@@ -207,7 +209,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=float,
         default=1.0,
         metavar="X",
-        help="how far the mouth moves: 1 as learned, 0 not at all, 2 at most (default: 1)"
+        help="how far the mouth moves: 1 as usual, 0 not at all, 2 at most (default: 1)"
     )
     return parser.parse_args(argv)
 

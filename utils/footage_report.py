@@ -139,11 +139,9 @@ def findings(
 ) -> list[Finding]:
     """Lines of the report. statistics: of every frame."""
     sound, mel, offset = synchronised
-    spoken = spoken_frames(mel, ~flaws.unrecorded)
     rows = [
         *_picture_findings(track, statistics, flaws.cut_off),
-        *_speech_findings(spoken, ~flaws.unrecorded),
-        _moving_finding(moving_share(track, mel, ~flaws.unrecorded)),
+        *_speech_findings(track, mel, ~flaws.unrecorded),
         *_sound_findings(sound, offset)
     ]
     return [row._replace(advice="") if row.verdict == "good" else row for row in rows]
@@ -196,17 +194,14 @@ def _picture_findings(track, statistics, cut_off):
         VISIBLE_SHARE.verdict(valid.mean()),
         "keep hands and microphone off the mouth, the face in the picture"
     )
-    yield _inside_finding(1 - cut_off[valid].mean())
-    yield _rate_finding(picture_rate(change[moving_frames(track)]))
-
-
-def _inside_finding(inside):
-    return Finding(
+    inside = 1 - cut_off[valid].mean()
+    yield Finding(
         "face inside the picture",
         f"{inside:.0%} of the frames",
         INSIDE_SHARE.verdict(inside),
         "leave room around the chin"
     )
+    yield _rate_finding(picture_rate(change[moving_frames(track)]))
 
 
 def _rate_finding(rate):
@@ -228,8 +223,8 @@ def _exposure_finding(luma, clipped):
     )
 
 
-def _speech_findings(spoken, recorded):
-    """Yield how much of the time there is sound, and speech."""
+def _speech_findings(track, mel, recorded):
+    """Yield how much of the time there is sound, and speech, and a mouth that moves with it."""
     covered = recorded.mean()
     yield Finding(
         "sound covers",
@@ -237,7 +232,7 @@ def _speech_findings(spoken, recorded):
         RECORDED_SHARE.verdict(covered),
         "look for the rest of the sound, or cut the video to it"
     )
-    speech = spoken[recorded].mean() if covered else 0.0
+    speech = spoken_frames(mel, recorded)[recorded].mean() if covered else 0.0
     breathless = speech > 1 - PAUSE_SHARE
     yield Finding(
         "speech",
@@ -245,10 +240,8 @@ def _speech_findings(spoken, recorded):
         "usable" if breathless else SPEECH_SHARE.verdict(speech),
         "leave pauses with the mouth closed" if breathless else "cut out where nobody speaks"
     )
-
-
-def _moving_finding(moving):
-    return Finding(
+    moving = moving_share(track, mel, recorded)
+    yield Finding(
         "mouth moves",
         f"in {moving:.0%} of the speech",
         MOVING_SHARE.verdict(moving),

@@ -19,9 +19,9 @@ def generate_live(
     chunks: 16 kHz mono float32 samples, any number at a time, until the speech ends. start: the
     source frame to begin with, by default the first that shows the face. The faces are those that
     inference.py --scale 1 draws of the whole sound on the same frames (or, of a speaker with large
-    references, without that option); only very quiet speech is not made louder here, for the level
-    of the whole is not known yet. Nobody knows how long the speech will be, so the footage always
-    turns at its turning points.
+    references, without that option), but for what only the whole can tell: very quiet speech is not
+    made louder here, and a voice that moves the mouth little is not helped. The footage always
+    turns at its turning points, for nobody knows how long the speech will be.
 
     Latency: 355 ms (audio.LATENCY_MS); the network's window makes up 320 of them. Picture i begins
     with sample 640 i and is drawn as soon as a chunk brings sample 640 i + 5679. The rest of the

@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 import cv2
 import numpy as np
 import soundfile
@@ -23,7 +24,6 @@ from tqdm import tqdm
 
 from utils import cli
 from utils.contract import FPS, SAMPLE_RATE
-from utils.media.pixels import ColourSpace, rgb_to_yuv_matrix
 from utils.media.writer import Quality, SoundTrack, VideoWriter
 
 CLIP_SEED = 1
@@ -31,7 +31,6 @@ SPEECH_SEED = 2
 
 SIDE_PX = 512  # of the drawn picture, a square
 SUPERSAMPLING = 2  # the picture is drawn this much larger, then shrunk: smooth edges
-BT601 = ColourSpace(0.299, 0.114, False)
 
 CONSONANT_S = (0.07, 0.12)  # s, shortest and longest
 VOWEL_S = (0.12, 0.26)
@@ -271,14 +270,8 @@ def write_clip(path: Path, seconds: float, seed: int):
     bar = tqdm(mouth_curve(script), desc=f"drawing {path.name}", unit="frame")
     with VideoWriter(path, (SIDE_PX, SIDE_PX), quality, sound, comment=comment) as video:
         for i, (opening, width) in enumerate(bar):
-            video.write(_yuv_planes(draw_face(opening, width, i / FPS)))
-
-
-def _yuv_planes(rgb):
-    """Planes y (H, W), u and v (H/2, W/2), uint8, of an RGB picture (H, W, 3) uint8."""
-    luma, *chroma = cv2.split(cv2.transform(rgb, rgb_to_yuv_matrix(BT601)))
-    half = SIDE_PX // 2, SIDE_PX // 2
-    return [luma, *(cv2.resize(plane, half, interpolation=cv2.INTER_AREA) for plane in chroma)]
+            picture = av.VideoFrame.from_ndarray(draw_face(opening, width, i / FPS))
+            video.write(picture.reformat(format="yuv420p"))
 
 
 def write_speech(path: Path, seconds: float, seed: int):

@@ -634,6 +634,7 @@ def test_a_speech_begins_where_the_face_is_first_seen(tmp_path, run_script, monk
     saved = {"data": {"id": read_meta(data).id}, "epoch": 1}
     grey = np.full((84, 168, 3), 90, np.uint8)
     monkeypatch.setattr(inference, "load_speaker", lambda *_, **__: (Speaker(), saved))
+    monkeypatch.setattr(inference, "voice_gain", lambda *_: 1)
     monkeypatch.setattr(
         inference, "generate_lower_faces", lambda _, order, *rest: [grey] * len(order)
     )

@@ -11,12 +11,14 @@ import torch
 import inference
 from models.unet import Drawing, LipUNet
 from utils import generate
-from utils.audio import log_mel
+from utils.audio import MelWindows, find_pauses, log_mel
 from utils.cli import UserError
-from utils.contract import MEL_FLOOR, SAMPLE_RATE
+from utils.contract import EYE_DISTANCE_PX, MEL_FLOOR, SAMPLE_RATE
 from utils.dataset.clip import Clip, Inputs
 from utils.face.landmarks import LOWER_INNER_COLUMNS, UPPER_INNER_COLUMNS, mouth_matrix
 from utils.generate import (
+    MOST_GAIN,
+    USUAL_MOVEMENT,
     Speaker,
     draw,
     generate_lower_faces,
@@ -26,6 +28,7 @@ from utils.generate import (
     read_driving,
     seen_span,
     turning_points,
+    voice_gain,
 )
 from utils.media.reader import read_sound
 from utils.shots import shot_bounds
@@ -324,6 +327,37 @@ def test_beyond_what_was_heard_only_the_landmarks_go(speaker, monkeypatch):
     assert torch.allclose(half, (at_rest + usual) / 2, atol=1e-4)
     assert torch.allclose(more, usual, atol=1e-4)
     assert (usual - at_rest).abs().max() > 0.01
+
+
+def movement(speaker, mel):
+    """How far the mouth opens, as heard, over how far it opens in the footage."""
+    frames = np.flatnonzero(~find_pauses(mel))
+    with torch.inference_mode():
+        heard = speaker.model.encode_audio(torch.from_numpy(MelWindows(mel)[frames]))
+        pixels = speaker.model.landmark_std * speaker.model.predict_landmarks(heard)
+    spread = opening(pixels.unflatten(1, (-1, 2))).std(correction=0)
+    track = speaker.clip.track
+    return float(spread) / (EYE_DISTANCE_PX * track.opening[track.usable].std())
+
+
+@pytest.mark.parametrize("moves, strength", [
+    (1.3, 1),
+    (0.8, USUAL_MOVEMENT / 0.8),
+    (0.4, MOST_GAIN),  # it may be a calm voice
+    (0.1, 1),          # nobody speaks
+])
+def test_a_voice_that_moves_the_mouth_little_is_helped(speaker, moves, strength):
+    mel = speaker.clip.mel_windows.mel
+    speaker.model.landmark_std *= moves / movement(speaker, mel)
+    assert movement(speaker, mel) == pytest.approx(moves, rel=1e-3)
+    assert voice_gain(speaker, mel) == pytest.approx(strength, rel=1e-3)
+
+
+def test_silence_and_footage_of_a_still_mouth_help_nobody(speaker):
+    assert voice_gain(speaker, silence().reshape(-1, 80)) == 1
+    mel = speaker.clip.mel_windows.mel
+    speaker.clip.track.mouth[:] = 0.1
+    assert voice_gain(speaker, mel) == 1
 
 
 def test_lips_never_cross():

@@ -8,7 +8,7 @@ from utils.storage import Track
 
 CLOSED_QUANTILE = 0.30   # of opening: at most this counts as a closed mouth
 OPEN_QUANTILE = 0.80     # of opening: at least this counts as an open mouth
-POSE_HYSTERESIS = 0.015  # eye distances by which another reference must be nearer to replace one
+POSE_HYSTERESIS = 0.03   # eye distances by which another reference must be nearer to replace one
 DRAWN_IN_TRAINING = 5    # random references: training takes the nearest in head pose
 MOST_CANDIDATES = 200    # frames to choose from in each shot: more cost time and gain nothing
 STILL_QUANTILE = 0.5     # of the head's speed: in faster frames motion may blur what is kept

@@ -1,6 +1,7 @@
 """The measurement as a whole: what is rendered, the rows made of it, and what they mean."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from utils.evaluate.rendering import (
 )
 from utils.evaluate.rows import OpeningRange, Rows, follow_rows, leak_rows, look_rows, silence_row
 from utils.evaluate.speech import closures, read_voice, voice_jobs, voice_rows
-from utils.generate import Speaker
+from utils.generate import Speaker, voice_gain
 from utils.media.reader import read_sound
 
 MOST_PAIRS = 24        # swapped pairs that are rendered
@@ -135,11 +136,12 @@ def evaluate(
     if against:  # the real lower faces of another video are not in this clip
         jobs = [job for job in jobs if job.kind != "real"]
     spoken = {f"voice {path}": read_voice(Path(path)) for path in voices}
-    for kind, voice in spoken.items():
-        jobs += voice_jobs(kind, voice, shown)
 
     # 2. the finished pictures, and the figures
     made = render_all(speaker, jobs)
+    for kind, voice in spoken.items():
+        strength = voice_gain(speaker, voice.mel_windows.mel)
+        made |= render_all(replace(speaker, strength=strength), voice_jobs(kind, voice, shown))
     opening = clip.track.opening
     person = OpeningRange(*np.quantile(opening, (0.1, 0.9)))
     rows = (

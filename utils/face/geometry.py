@@ -88,10 +88,6 @@ class Affine:
         """Map from the second picture to the first."""
         return Affine(cv2.invertAffineTransform(self.matrix))
 
-    def apply(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 2) of the first picture where they lie in the second, float64."""
-        return points @ self.linear.T + self.shift
-
     def downscaled(self, step: float) -> "Affine":
         """Map from a first picture made `step` times smaller.
 
@@ -116,7 +112,7 @@ class Affine:
 
 
 def _affine(linear, shift):
-    return Affine(np.column_stack([linear, shift]))
+    return Affine(np.concatenate((linear, shift[:, None]), axis=1))
 
 
 # -- points ----------------------------------------------------------------------------------------

@@ -59,14 +59,11 @@ def prepare(clips: dict[str, list[Path]], prepared: Path):
         return
     workers = min(len(missing), os.cpu_count() or 1)
     spawn = multiprocessing.get_context("spawn")  # a fork would share PyTorch's threads
-    with ProcessPoolExecutor(workers, spawn, _ignore_interrupt) as pool:
+    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: only the parent says that it ends
+    with ProcessPoolExecutor(workers, spawn, signal.signal, ignore) as pool:
         done = pool.map(_prepare_speaker, folders, [clips[name] for name in missing])
         for _ in tqdm(done, total=len(missing), desc="preparing", unit="speaker"):
             pass
-
-
-def _ignore_interrupt():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: only the parent says that it ends
 
 
 def is_prepared(folder: Path, clips: list[Path]) -> bool:

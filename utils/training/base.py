@@ -29,7 +29,7 @@ from utils.storage import check_contract, read_asset, reading
 from utils.training import checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "base.pth"
-SHIPPED_SHA256 = "82c9e51b9fc8efd12f95f4ff5aff064c35f52bc81fcfc999c2ab74d33f84d347"
+SHIPPED_SHA256 = "5e4070997215bcab702192804f0f5a14f3e904f79e550d282cecbf9767fffe74"
 # Of the person, not of the base: where the landmarks of this face lie, and how far they move.
 PERSONAL = ("landmark_pose_fit", "landmark_std")
 COMPONENTS = 24          # principal components of the features that are kept
@@ -90,10 +90,8 @@ def load_base(path: Path, model: LipUNet) -> dict[str, Any]:
     Raises UserError if it is missing, damaged, of another network or made with other constants. It
     opens with weights_only=True: a file from a stranger runs no code.
     """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    content = read_asset(path, SHIPPED_SHA256) if path == SHIPPED else path.read_bytes()
     with reading(path, UserError):
+        content = read_asset(path, SHIPPED_SHA256) if path == SHIPPED else path.read_bytes()
         base = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         check_contract({**base["contract"], **{key: CONTRACT[key] for key in FREE}},
                        f"{path} was trained", UserError)
