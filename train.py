@@ -76,9 +76,7 @@ WEIGHT_DECAY = 1e-2           # of AdamW
 MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than one of the cheek
 GRADIENT_WEIGHT = 1.0         # of the gradient loss: more is sharper, too much rings
 LANDMARK_WEIGHT = 0.15        # of the landmark and the mouth loss, which teach the audio branch
-VOICES_WEIGHT = 0.12          # of the same for other people's voices: less forgets them
-VOICES_FRAMES = 3000          # with fewer of the person the others count more, twice with a quarter
-                              # of them: 20 seconds alone would spoil what the base hears
+VOICES_WEIGHT = 0.15          # of the same for other people's voices: less forgets them
 VOICES_GAIN = 1.5             # how far these move the mouth, over what the base hears in them: it
                               # is unsure of a voice that it has not met, and moves too little
 VOICES_SOUNDS = 64            # of other people's voices in a step
@@ -120,7 +118,7 @@ def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: Epo
         landmark = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
         loss = picture + GRADIENT_WEIGHT * gradient + LANDMARK_WEIGHT * landmark
         if state.teacher:
-            loss = loss + state.voices_weight * voices_loss(state, to_mouth)
+            loss = loss + VOICES_WEIGHT * voices_loss(state, to_mouth)
 
         # 2. discriminator: it learns to tell photographed from generated mouths, and judges these
         is_judged = schedule.step >= DISCRIMINATOR_FROM_STEP
@@ -202,8 +200,6 @@ def build_or_resume(
     settings.batch_size = args.batch_size or settings.batch_size
     settings.lr = args.lr or settings.lr
     state = TrainState(model, device, EMA_DECAY, WEIGHT_DECAY, found, COMPILE)
-    shortage = max(1.0, VOICES_FRAMES / len(dataset))
-    state.voices_weight = VOICES_WEIGHT * math.sqrt(shortage)
     if not args.resume:
         return state, Progress(settings)
     progress = restore(state, settings, saved, path, dataset.clip.meta)
@@ -259,7 +255,10 @@ def save_epoch(folder: Path, state: TrainState, progress: Progress, held: LipDat
     progress.best = min(figure, progress.best)
     content = make_checkpoint(state, progress, held.clip.meta)
     if is_best:
-        checkpoint.save(folder / "best.pth", {**content, "training": {}})
+        best = {**content, "training": {}}
+        if state.teacher:
+            best["model"] = state.teacher.restrain(state.averaged, held)
+        checkpoint.save(folder / "best.pth", best)
     write_preview(folder / "preview.png", state.averaged, held, state.device)
     write_log(folder, progress.history)
     # last.pth comes last: a run that is killed before it repeats this epoch and loses nothing

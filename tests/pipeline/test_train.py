@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -230,12 +231,18 @@ def test_other_voices_are_to_move_the_mouth_as_the_base_does_but_further(monkeyp
     assert all(weight.grad is None for weight in networks.teacher.network.parameters())
 
 
-@pytest.mark.parametrize(("frames", "times"), [(750, 2), (3000, 1), (9000, 1)])
-def test_the_less_footage_the_more_other_voices_count(tiny_data, frames, times):
-    dataset = LipDataset(Clip(tiny_data), train=True)
-    dataset.frames = np.resize(dataset.frames, frames)
-    found, _ = train.build_or_resume(train.parse_args([]), dataset, CPU)
-    assert found.voices_weight == pytest.approx(times * train.VOICES_WEIGHT)
+def test_best_holds_the_restrained_hearing_last_what_was_learned(small, tiny_data, tmp_path):
+    """So that --resume goes on with the network as it is trained."""
+    held = LipDataset(Clip(tiny_data), train=False, max_frames=8)
+    networks, progress = train.build_or_resume(train.parse_args([]), held, CPU)
+    restrained = {name: value + 1 for name, value in networks.averaged.state_dict().items()}
+    networks.teacher = SimpleNamespace(restrain=lambda model, frames: restrained)
+    progress.history.append({"epoch": 1, "train_loss": 0.1, "val_loss": 0.1, "seconds": 1.0})
+    assert train.save_epoch(tmp_path, networks, progress, held)
+    best, last = (read(tmp_path / f"{name}.pth")["model"] for name in ("best", "last"))
+    for name, value in networks.averaged.state_dict().items():
+        assert torch.equal(last[name], value)
+        assert torch.equal(best[name], value + 1)
 
 
 def test_resume_refuses_other_data_and_finished_training(run, one_epoch, tmp_path):

@@ -22,9 +22,12 @@ import torch
 from torch import Tensor
 
 from models.discriminator import Discriminator
+from models.losses import landmark_and_mouth_loss
 from models.unet import LipUNet
 from utils.cli import UserError
 from utils.contract import CONTRACT
+from utils.dataset.batches import LipDataset
+from utils.face.landmarks import mouth_matrix
 from utils.storage import check_contract, read_asset, reading
 from utils.training import checkpoint
 
@@ -32,6 +35,8 @@ SHIPPED = Path(__file__).parents[1] / "assets" / "base.pth"
 SHIPPED_SHA256 = "5e4070997215bcab702192804f0f5a14f3e904f79e550d282cecbf9767fffe74"
 # Of the person, not of the base: where the landmarks of this face lie, and how far they move.
 PERSONAL = ("landmark_pose_fit", "landmark_std")
+AUDIO_BRANCH = ("audio_encoder", "landmark_head")  # what the names of its weights begin with
+SHARES = (1, 0.75, 0.5, 0.25, 0)  # of what a training has changed in it that are tried
 COMPONENTS = 24          # principal components of the features that are kept
 FREE = ("face_size", "template")  # of the contract: convolutions fit any size
 
@@ -61,6 +66,28 @@ class Teacher:
         features = share * one + (1 - share) * other                     # (count, 16, 192)
         landmarks = self.network.predict_landmarks(self.network.audio_encoder(features))
         return features, landmarks
+
+    @torch.no_grad()
+    def restrain(self, model: LipUNet, held: LipDataset) -> dict[str, Tensor]:
+        """Weights of `model`, its audio branch taken back towards the base's as far as serves the
+        held-out part (WiSE-FT, Wortsman et al. 2022): what a clip teaches of sound may hold for
+        its very frames only.
+        """
+        device = model.mel_mean.device
+        mel = torch.from_numpy(held.clip.mel_windows[held.frames]).to(device)
+        real = torch.from_numpy(held.norm.landmarks[held.frames]).to(device)
+        to_mouth = torch.from_numpy(mouth_matrix()).to(device)
+        old = self.network.state_dict()
+        trial = copy.deepcopy(model)
+        tried = {}
+        for share in SHARES:
+            weights = {
+                name: old[name].lerp(new, share) if name.startswith(AUDIO_BRANCH) else new
+                for name, new in model.state_dict().items()}
+            trial.load_state_dict(weights)
+            heard = trial.predict_landmarks(trial.encode_audio(mel))
+            tried[landmark_and_mouth_loss(heard, real, to_mouth).item()] = weights
+        return tried[min(tried)]
 
 
 def save_base(

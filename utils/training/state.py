@@ -56,7 +56,7 @@ class TrainState:
     model: the generator as it is trained. averaged: the network with the exponential moving average
     of its weights, which is validated, shown and kept; ema keeps it up to date. ema_decay: share of
     the average that each step keeps. teacher: the base that the training started from, for other
-    people's voices, None without a base; voices_weight: of the loss where it is right.
+    people's voices, None without a base.
     generator_ddp, discriminator_ddp: model and discriminator wrapped such that backward() averages
     the gradients of several processes; without a backward() to average, the discriminator is used
     as it is.
@@ -73,7 +73,6 @@ class TrainState:
     ):
         self.device = device
         self.teacher: Teacher | None = None
-        self.voices_weight = 0.0
         self.model = to_channels_last(model, device)
         self.ema = AveragedModel(self.model, multi_avg_fn=ema_update(ema_decay))
         self.ema.eval().requires_grad_(False)

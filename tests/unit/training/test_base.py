@@ -1,5 +1,8 @@
 """The base: what is kept of it, what a training takes over, what is refused."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from helpers.messages import one_line
@@ -82,6 +85,33 @@ def test_the_teacher_answers_for_sounds_between_two_voices(saved):
         expected = learned.eval().predict_landmarks(learned.audio_encoder(features))
     assert torch.allclose(landmarks, expected, atol=0.01)
     assert landmarks.std(dim=0).max() > 0.02
+
+
+@pytest.mark.parametrize("share", [1, 0.5, 0])
+def test_hearing_goes_back_to_the_base_as_far_as_the_held_out_part_likes(saved, share):
+    """The held-out landmarks are what a network hears that lies so far from the base."""
+    path = saved[0]
+    student = make_model(5).eval()
+    teacher = base.Teacher(base.load_base(path, LipUNet()), student, torch.device("cpu"))
+    ours, theirs = student.state_dict(), teacher.network.state_dict()
+    wanted = {
+        name: torch.lerp(theirs[name], ours[name], float(share))
+        if name.startswith(base.AUDIO_BRANCH) else ours[name]
+        for name in ours}
+    mel = np.random.default_rng(0).normal(-6, 2, (12, 64, 80)).astype(np.float32)
+    between = make_model(5).eval()
+    between.load_state_dict(wanted)
+    with torch.no_grad():
+        landmarks = between.predict_landmarks(between.encode_audio(torch.from_numpy(mel)))
+    held = SimpleNamespace(
+        clip=SimpleNamespace(mel_windows=mel),
+        frames=np.arange(2, 12),
+        norm=SimpleNamespace(landmarks=landmarks.numpy()))
+    before = {name: value.clone() for name, value in ours.items()}
+    found = teacher.restrain(student, held)
+    for name in ours:
+        assert torch.allclose(found[name], wanted[name], atol=1e-6), name
+        assert torch.equal(student.state_dict()[name], before[name]), name
 
 
 def test_it_is_half_as_large_as_the_network(saved):
