@@ -61,19 +61,21 @@ class LargeReferences:
             drawing.displacement * (self.size[0] / UNITS_PER_WIDTH),         # px of full size
             255 * moved,
             255 * rest,
+            255 * rest.abs().amax(dim=1, keepdim=True),
         )
         arrays = [field.float().movedim(-3, -1).cpu().numpy() for field in fields]
         for numbers, *of_one in zip(frames.tolist(), *arrays, strict=True):
             yield self._enlarge_one(numbers, *of_one)
 
-    def _enlarge_one(self, frames, shares, displacement, moved, rest):
-        """shares (H, W, 2), displacement (2, H, W, 2), moved and rest (H, W, 3): see enlarge()."""
+    def _enlarge_one(self, frames, shares, displacement, moved, rest, covered):
+        """shares (H, W, 2), displacement (2, H, W, 2), moved and rest (H, W, 3), covered (H, W, 1):
+        see enlarge().
+        """
         closed, opened = map(self._fetch, frames, displacement)
         share_closed, share_open = cv2.split(self._resize(shares))
         picture = cv2.blendLinear(closed, opened, share_closed, share_open)
         # what the network has drawn over is not to shine through, sharper than what covers it
-        covered = blur(np.abs(rest).max(axis=-1), COVER_SIGMA_PX)
-        trust = self._resize(bell(covered, COVERED_LEVELS))
+        trust = self._resize(bell(blur(covered, COVER_SIGMA_PX), COVERED_LEVELS))
         soft = self._resize(to_uint8(moved), cv2.INTER_CUBIC)
         picture = cv2.blendLinear(picture, soft, trust, 1 - trust)
         rest = self._resize(rest, cv2.INTER_CUBIC)
