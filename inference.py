@@ -159,7 +159,7 @@ def main(args: argparse.Namespace):
                     "seen; they stay as they are")
 
             # 3. a mouth for each of them, in a folder beside what was there before
-            speaker.strength = args.strength * voice_gain(speaker, mel)
+            speaker.strength = min(MOST_STRENGTH, args.strength * voice_gain(speaker, mel))
             _draw(speaker, order, mel, unfinished, name)
             source = storage.identify_source(speech)
             storage.write_json(unfinished / "meta.json", {

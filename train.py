@@ -1,7 +1,8 @@
 """Step 2 of 4: learn "this sound, this mouth" from the prepared clip.
 
 Reads   data/                     from preprocess.py
-Writes  checkpoints/best.pth      the network that draws the held-out part best
+Writes  checkpoints/best.pth      the network that draws the held-out part best, with as much of
+                                  what it has learned of sound as serves that part
         checkpoints/last.pth      the newest, after every epoch, with all that --resume needs
         checkpoints/preview.png   held-out frames: references, generated, real, generated on silence
         checkpoints/loss.png, log.csv
@@ -188,6 +189,9 @@ def build_or_resume(
         model, saved = checkpoint.load(path)
         settings = Settings(**saved["settings"])
         found = find_base(model) if saved.get("base") else None
+        frozen = model.audio_encoder.conv1.weight
+        if found and not torch.equal(found["model"]["audio_encoder.conv1.weight"], frozen):
+            raise CheckpointError(f"{path} was begun with another base than {BASE}")
     else:
         model = build_model(dataset)
         found = find_base(model)
@@ -254,12 +258,13 @@ def save_epoch(folder: Path, state: TrainState, progress: Progress, held: LipDat
     is_best = figure < progress.best * (1 + TOLERANCE_SHARE)
     progress.best = min(figure, progress.best)
     content = make_checkpoint(state, progress, held.clip.meta)
+    model = state.averaged
+    if state.teacher:
+        model = state.teacher.restrain(model, held)
     if is_best:
-        best = {**content, "training": {}}
-        if state.teacher:
-            best["model"] = state.teacher.restrain(state.averaged, held)
+        best = {**content, "model": model.state_dict(), "training": {}}
         checkpoint.save(folder / "best.pth", best)
-    write_preview(folder / "preview.png", state.averaged, held, state.device)
+    write_preview(folder / "preview.png", model, held, state.device)
     write_log(folder, progress.history)
     # last.pth comes last: a run that is killed before it repeats this epoch and loses nothing
     checkpoint.save(folder / "last.pth", content)

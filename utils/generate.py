@@ -26,10 +26,11 @@ from utils.training.device import autocast, resolve, to_channels_last, to_device
 TURN_TO_CUT_FRAMES = FPS // 2
 
 # Another voice moves the mouth less, for what the network is unsure of it moves too little.
-USUAL_MOVEMENT = 0.95  # of the mouth's in the footage: a voice that moves it less is helped ...
-MOST_GAIN = 1.6        # ... up to this, for it may be a calm one ...
-NO_MOVEMENT = 0.2      # ... and not below this: nobody speaks
-GAIN_FRAMES = 1000     # of a speech that tell
+USUAL_MOVEMENT = 0.95  # of the footage's: a voice that moves the mouth less is helped so far
+NO_MOVEMENT = 0.2      # of the footage's: what moves the mouth less is no speech and is not helped
+MOST_GAIN = 1.6        # largest help: a voice may also be a calm one
+SURE_FRAMES = 5 * FPS  # of speech: a shorter one is helped less, for chance may have made it calm
+GAIN_FRAMES = 1000     # of a speech that are listened to, evenly spaced
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Speaker:
 
     model: in eval mode, on `device`. references (N, 2): of clip.references(), frame numbers of the
     two reference pictures of each frame. large: those pictures in full size, to draw in full size
-    too. strength: how far the mouth moves, 1 as the person does, 0 not at all.
+    too. strength: how far the mouth moves, 1 as heard, 0 not at all.
     """
 
     model: LipUNet
@@ -189,13 +190,14 @@ def voice_gain(speaker: Speaker, mel: np.ndarray) -> float:
     spoken = np.flatnonzero(~find_pauses(mel))
     windows = MelWindows(mel)[evenly_spaced(spoken, GAIN_FRAMES)]
     heard = heard_mouth(speaker.model, windows)[:, 0].std() * speaker.model.landmark_std.item()
-    seen = track.opening[track.usable].std() * EYE_DISTANCE_PX
+    seen = track.opening[track.valid].std() * EYE_DISTANCE_PX
     movement = heard / max(1e-9, seen)
     if movement < NO_MOVEMENT:
         return 1.0
     gain = float(np.clip(USUAL_MOVEMENT / movement, 1, MOST_GAIN))
+    gain **= min(1, len(spoken) / SURE_FRAMES)
     if gain > 1:
-        say(f"note: this voice moves the mouth little; it is moved {gain:.2f} times as far")
+        say(f"note: this voice moves the mouth little; its strength is multiplied by {gain:.2f}")
     return gain
 
 

@@ -1,5 +1,6 @@
 """Training: falls, resumes to the same result, ends in time, survives interruption."""
 
+import copy
 import itertools
 import math
 import os
@@ -25,6 +26,7 @@ from utils.dataset.batches import LipDataset, mouth_weight_maps
 from utils.dataset.clip import Clip
 from utils.face.landmarks import mouth_matrix
 from utils.training import checkpoint, state
+from utils.training.base import save_base
 from utils.training.epoch_log import EpochLog
 from utils.training.schedule import Rates, Schedule
 from utils.training.state import TrainState, build_model
@@ -235,7 +237,9 @@ def test_best_holds_the_restrained_hearing_last_what_was_learned(small, tiny_dat
     """So that --resume goes on with the network as it is trained."""
     held = LipDataset(Clip(tiny_data), train=False, max_frames=8)
     networks, progress = train.build_or_resume(train.parse_args([]), held, CPU)
-    restrained = {name: value + 1 for name, value in networks.averaged.state_dict().items()}
+    restrained = copy.deepcopy(networks.averaged)
+    restrained.load_state_dict(
+        {name: value + 1 for name, value in restrained.state_dict().items()})
     networks.teacher = SimpleNamespace(restrain=lambda model, frames: restrained)
     progress.history.append({"epoch": 1, "train_loss": 0.1, "val_loss": 0.1, "seconds": 1.0})
     assert train.save_epoch(tmp_path, networks, progress, held)
@@ -243,6 +247,18 @@ def test_best_holds_the_restrained_hearing_last_what_was_learned(small, tiny_dat
     for name, value in networks.averaged.state_dict().items():
         assert torch.equal(last[name], value)
         assert torch.equal(best[name], value + 1)
+
+
+def test_resume_refuses_another_base(run, tmp_path, monkeypatch):
+    """Its features would be of other convolutions than those that the training has frozen."""
+    for seed, more in ((1, ("--epochs", 1)), (2, ("--epochs", 2, "--resume"))):
+        torch.manual_seed(seed)
+        path = tmp_path / f"base{seed}.pth"
+        save_base(path, state.LipUNet(), Discriminator(), torch.randn(20, 16, 192), "a test")
+        monkeypatch.setattr(train, "BASE", path)
+        result = run(*more)
+    assert result.code == 1
+    assert re.search(r"last\.pth was begun with another base than .*base2\.pth", result.err)
 
 
 def test_resume_refuses_other_data_and_finished_training(run, one_epoch, tmp_path):

@@ -346,11 +346,15 @@ def movement(speaker, mel):
     (0.4, MOST_GAIN),  # it may be a calm voice
     (0.1, 1),          # nobody speaks
 ])
-def test_a_voice_that_moves_the_mouth_little_is_helped(speaker, moves, strength):
+def test_a_voice_that_moves_the_mouth_little_is_helped(speaker, monkeypatch, moves, strength):
+    """Less, if it is short: chance may have made it calm."""
     mel = speaker.clip.mel_windows.mel
     speaker.model.landmark_std *= moves / movement(speaker, mel)
     assert movement(speaker, mel) == pytest.approx(moves, rel=1e-3)
-    assert voice_gain(speaker, mel) == pytest.approx(strength, rel=1e-3)
+    spoken = (~find_pauses(mel)).sum()
+    for sure, share in ((spoken // 2, 1), (3 * spoken, 1 / 3)):
+        monkeypatch.setattr(generate, "SURE_FRAMES", sure)
+        assert voice_gain(speaker, mel) == pytest.approx(strength**share, rel=1e-3)
 
 
 def test_silence_and_footage_of_a_still_mouth_help_nobody(speaker):

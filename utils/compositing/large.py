@@ -68,8 +68,8 @@ class LargeReferences:
             yield self._enlarge_one(numbers, *of_one)
 
     def _enlarge_one(self, frames, shares, displacement, moved, rest, covered):
-        """shares (H, W, 2), displacement (2, H, W, 2), moved and rest (H, W, 3), covered (H, W, 1):
-        see enlarge().
+        """shares (H, W, 2), displacement (2, H, W, 2), moved and rest (H, W, 3): see enlarge().
+        covered (H, W, 1): the largest change of a colour by the rest, 0..255.
         """
         closed, opened = map(self._fetch, frames, displacement)
         share_closed, share_open = cv2.split(self._resize(shares))

@@ -39,10 +39,10 @@ checkpoint.
               LatentSync
   closures    share of p, b and m at which the lips close; ratio: generated over real; any:
               generated at any moment. Needs the optional phoneme recogniser: pip install hama
-  voice       first 20 s of each of --voices. opening, width, lag: as for follows, with the
-              speaker's own mouth, if the file is a video that shows it. movement: standard
-              deviation of opening over the person's own; pauses: mean opening in them, as for
-              silence
+  voice       first 20 s of each of --voices, helped as inference.py helps them. opening, width,
+              lag: as for follows, with the speaker's own mouth, if the file is a video that shows
+              it. movement: standard deviation of opening over the person's own; pauses: mean
+              opening in them, as for silence
     ..., mean over the files that show their speaker's mouth, if there are several
 
 Run: python -m utils.evaluate [--data data] [--checkpoint checkpoints/best.pth]

@@ -49,19 +49,19 @@ from utils.training.steps import judge, optimizer_step, to_float
 
 # -- edit these -----------------------------------------------------------------------------------
 HEARING_SHARE = 0.3           # of the minutes; the rest is for drawing
-STEPS = 6000                  # of each, at most
+STEPS = 6000                  # of hearing and of drawing, at most
 SOUNDS = 128                  # a step of hearing
 PICTURES = 8                  # a step of drawing
-RATES = Rates(1e-3, 1e-5, 200)  # learning rate of each: peak, end, steps of warm-up
+RATES = Rates(1e-3, 1e-5, 200)  # learning rate of hearing and drawing: peak, end, warm-up steps
 EMA_DECAY = 0.999
 WEIGHT_DECAY = 1e-2           # of AdamW
 MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than one of the cheek
-DISCRIMINATOR_FROM = 0.5      # of the training: clips found on the web are soft, it comes late
+DISCRIMINATOR_FROM = 0.5      # of the drawing: clips found on the web are soft, it comes late
 DISCRIMINATOR_LR_SHARE = 0.5  # its learning rate over the generator's
 ADVERSARIAL_WEIGHT = 0.01     # of the discriminator's logits: more is sharper, too much invents
 FEATURE_WEIGHT = 0.4          # of the difference in the discriminator's features
 LEAVE_OUT_EVERY = 8           # every eighth speaker is left out, unless --leave-out names them
-KEPT_SOUNDS = 2400            # of its people, for trainings from the base: 0.4 KB each
+KEPT_SOUNDS = 2304            # of its people, for trainings from the base: 0.4 KB each
 JUDGED_FRAMES = 200           # of each speaker left out that are drawn
 SEED = 1
 # -------------------------------------------------------------------------------------------------
@@ -121,8 +121,11 @@ def train_drawing(state: TrainState, datasets: list[VoiceDataset], schedule: Sch
     pictures of many people.
     """
     state.model.load_state_dict(state.averaged.state_dict())
+    state.ema.n_averaged.zero_()  # a young average forgets what it began with
     for part in (state.model.audio_encoder, state.model.landmark_head):
         part.requires_grad_(False)
+    for dataset in datasets:
+        dataset.extra_sounds = 0
     maps = to_device(mouth_weight_maps(datasets[0], MOUTH_WEIGHT), state.device)
     batches = mixed_batches(datasets, PICTURES, SEED + 1)
     for lr in steps(schedule, "learning to draw"):

@@ -8,7 +8,8 @@
 
 Who learns one voice forgets others, so the base stays beside a training as its teacher: at each
 step the network is also asked what it hears in other people's sounds, and is to answer as the base
-does (learning without forgetting, Li and Hoiem 2016). What is kept of their sounds cannot be
+does (learning without forgetting, Li and Hoiem 2016). What is shown and used in the end is taken
+back towards the base where that serves. What is kept of their sounds cannot be
 listened to: the features of windows of 0.64 s in random order, after the audio encoder's
 convolutions, which stay as they are in a training for that reason.
 """
@@ -36,7 +37,7 @@ SHIPPED_SHA256 = "5e4070997215bcab702192804f0f5a14f3e904f79e550d282cecbf9767fffe
 # Of the person, not of the base: where the landmarks of this face lie, and how far they move.
 PERSONAL = ("landmark_pose_fit", "landmark_std")
 AUDIO_BRANCH = ("audio_encoder", "landmark_head")  # what the names of its weights begin with
-SHARES = (1, 0.75, 0.5, 0.25, 0)  # of what a training has changed in it that are tried
+SHARES = (1, 0.75, 0.5, 0.25, 0)  # of what a training has changed in the audio branch: tried
 COMPONENTS = 24          # principal components of the features that are kept
 FREE = ("face_size", "template")  # of the contract: convolutions fit any size
 
@@ -68,8 +69,8 @@ class Teacher:
         return features, landmarks
 
     @torch.no_grad()
-    def restrain(self, model: LipUNet, held: LipDataset) -> dict[str, Tensor]:
-        """Weights of `model`, its audio branch taken back towards the base's as far as serves the
+    def restrain(self, model: LipUNet, held: LipDataset) -> LipUNet:
+        """A copy of `model`, its audio branch taken back towards the base's as far as serves the
         held-out part (WiSE-FT, Wortsman et al. 2022): what a clip teaches of sound may hold for
         its very frames only.
         """
@@ -78,16 +79,17 @@ class Teacher:
         real = torch.from_numpy(held.norm.landmarks[held.frames]).to(device)
         to_mouth = torch.from_numpy(mouth_matrix()).to(device)
         old = self.network.state_dict()
-        trial = copy.deepcopy(model)
-        tried = {}
+        restrained = copy.deepcopy(model)
+        tried: dict[float, dict[str, Tensor]] = {}  # weights by their loss
         for share in SHARES:
             weights = {
                 name: old[name].lerp(new, share) if name.startswith(AUDIO_BRANCH) else new
                 for name, new in model.state_dict().items()}
-            trial.load_state_dict(weights)
-            heard = trial.predict_landmarks(trial.encode_audio(mel))
-            tried[landmark_and_mouth_loss(heard, real, to_mouth).item()] = weights
-        return tried[min(tried)]
+            restrained.load_state_dict(weights)
+            heard = restrained.predict_landmarks(restrained.encode_audio(mel))
+            tried.setdefault(landmark_and_mouth_loss(heard, real, to_mouth).item(), weights)
+        restrained.load_state_dict(tried[min(tried)])
+        return restrained
 
 
 def save_base(

@@ -1,7 +1,8 @@
 """Checkpoints: plain dicts of tensors, numbers, strings, lists and dicts, written whole or not at
 all.
 
-    model, model_args    the network (its exponential average) and how it is built
+    model, model_args    the network (its exponential average; in best.pth its hearing may be taken
+                         back towards the base's) and how it is built
     training             networks and optimizers, all that --resume needs; empty in best.pth
     scheduler            {"step": steps made}
     epoch, best          epochs made; lowest held-out figure
