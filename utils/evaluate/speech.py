@@ -117,19 +117,17 @@ def voice_rows(
 
 
 def _follows(renderings):
-    """Row about following the voice's own mouth: mean over its pieces, weighted by their frames.
+    """Row about following the voice's own mouth, over all pieces in which it is seen.
 
-    Pieces in which it is seen too briefly are left out; without any other all is None.
+    They are one speech, however short the pieces. If it is seen too briefly all is None.
     """
-    pairs = []
-    for one in renderings:
-        seen = np.isfinite(one.driving.mouth[:, 0])
-        if seen.sum() >= SHORTEST_PIECE_FRAMES:
-            pairs.append((one.mouth[seen], one.driving.mouth[seen]))
-    if not pairs:
+    made = np.concatenate([one.mouth for one in renderings])
+    real = np.concatenate([one.driving.mouth for one in renderings])
+    seen = np.isfinite(real[:, 0])
+    if seen.sum() < SHORTEST_PIECE_FRAMES:
         return dict.fromkeys(("opening", "width", "lag"))
-    found = [metrics.correlate_mouths(*pair) for pair in pairs]
-    frames = [len(real) for _, real in pairs]
-    opening, width = np.average(found, axis=0, weights=frames).tolist()
-    lag = metrics.lag([(mouth[:, 0], real[:, 0]) for mouth, real in pairs])
+    made = made[seen]
+    real = real[seen]
+    opening, width = metrics.correlate_mouths(made, real)
+    lag = metrics.lag([(made[:, 0], real[:, 0])])
     return {"opening": opening, "width": width, "lag": lag}

@@ -132,16 +132,16 @@ def test_the_mouth_is_compared_with_the_voices_own_where_that_is_seen():
     assert row_of(spoken(voice, (60, 50), late), voice)["lag"] == 2
 
 
-def test_pieces_weigh_as_many_frames_as_they_show_and_short_ones_nothing():
-    """100 frames that follow, 50 that do the opposite, and 20 that are too few to tell."""
-    rng = np.random.default_rng(1)
-    real = smooth_curves(rng, 170)
-    generated = real.copy()
-    generated[100:] *= -1
-    for frames in (150, 170):
-        voice = voice_of(real[:frames])
-        row = row_of(spoken(voice, (100, 50), generated), voice)
-        assert row["opening"] == pytest.approx(1 / 3)
+def test_pieces_are_one_speech_however_short_they_are():
+    """Of a person with little footage they are shorter than what can be judged by itself."""
+    real = smooth_curves(np.random.default_rng(1), 60)
+    generated = real * (1, -1)
+    voice = voice_of(real)
+    row = row_of(spoken(voice, (20, 15), generated), voice)
+    assert row["opening"] == pytest.approx(1) and row["width"] == pytest.approx(-1)
+    assert row["lag"] == 0
+    brief = voice_of(real[:24])
+    assert row_of(spoken(brief, (20, 15), generated), brief)["opening"] is None
 
 
 def test_without_a_face_a_voice_has_only_movement_and_pauses():
