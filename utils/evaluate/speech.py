@@ -119,15 +119,19 @@ def voice_rows(
 def _follows(renderings):
     """Row about following the voice's own mouth, over all pieces in which it is seen.
 
-    They are one speech, however short the pieces. If it is seen too briefly all is None.
+    They are one speech, however short the pieces; but the mean of each is taken out, which the
+    picture decides that it is shown on. If the mouth is seen too briefly all is None.
     """
-    made = np.concatenate([one.mouth for one in renderings])
-    real = np.concatenate([one.driving.mouth for one in renderings])
-    seen = np.isfinite(real[:, 0])
-    if seen.sum() < SHORTEST_PIECE_FRAMES:
+    nothing = np.zeros((0, 2))
+    pairs = [(nothing, nothing)]
+    for one in renderings:
+        seen = np.isfinite(one.driving.mouth[:, 0])
+        if seen.any():
+            made = one.mouth[seen]
+            real = one.driving.mouth[seen]
+            pairs.append((made - made.mean(axis=0), real - real.mean(axis=0)))
+    made, real = map(np.concatenate, zip(*pairs, strict=True))
+    if len(real) < SHORTEST_PIECE_FRAMES:
         return dict.fromkeys(("opening", "width", "lag"))
-    made = made[seen]
-    real = real[seen]
     opening, width = metrics.correlate_mouths(made, real)
-    lag = metrics.lag([(made[:, 0], real[:, 0])])
-    return {"opening": opening, "width": width, "lag": lag}
+    return {"opening": opening, "width": width, "lag": metrics.lag([(made[:, 0], real[:, 0])])}

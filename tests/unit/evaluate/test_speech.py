@@ -136,6 +136,8 @@ def test_pieces_are_one_speech_however_short_they_are():
     """Of a person with little footage they are shorter than what can be judged by itself."""
     real = smooth_curves(np.random.default_rng(1), 60)
     generated = real * (1, -1)
+    generated[20:35] += 5  # this piece is shown on a picture with another mouth at rest
+    generated[20:35] -= real[20:35].mean(axis=0) - real[:20].mean(axis=0)
     voice = voice_of(real)
     row = row_of(spoken(voice, (20, 15), generated), voice)
     assert row["opening"] == pytest.approx(1) and row["width"] == pytest.approx(-1)
