@@ -124,8 +124,6 @@ def train_drawing(state: TrainState, datasets: list[VoiceDataset], schedule: Sch
     state.ema.n_averaged.zero_()  # a young average forgets what it began with
     for part in (state.model.audio_encoder, state.model.landmark_head):
         part.requires_grad_(False)
-    for dataset in datasets:
-        dataset.extra_sounds = 0
     maps = to_device(mouth_weight_maps(datasets[0], MOUTH_WEIGHT), state.device)
     batches = mixed_batches(datasets, PICTURES, SEED + 1)
     for lr in steps(schedule, "learning to draw"):
