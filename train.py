@@ -1,14 +1,16 @@
 """Step 2 of 4: learn "this sound, this mouth" from the prepared clip.
 
+First it learns to hear: which mouth a sound belongs to. Then to draw mouths with the hearing as it
+is: learned together, both take longer.
+
 Reads   data/                     from preprocess.py
-Writes  checkpoints/best.pth      the network that draws the held-out part best, with as much of
-                                  what it has learned of sound as serves that part
+Writes  checkpoints/best.pth      the network that draws the held-out part best
         checkpoints/last.pth      the newest, after every epoch, with all that --resume needs
         checkpoints/preview.png   held-out frames: references, generated, real, generated on silence
         checkpoints/loss.png, log.csv
 
 A tenth of the clip, the last that is usable and spoken in, is held out: never trained on, and what
-"best" is judged by. Training stops at --epochs or --max-minutes, whichever comes first, or when the
+"best" is judged by. Drawing stops at --epochs or --max-minutes, whichever comes first, or when the
 held-out figure no longer falls; the learning rate is brought down in time for each. Ctrl-C at any
 moment is safe: continue with --resume. With torchrun several processes share each batch, one for
 each GPU or for some of the CPU's cores.
@@ -44,7 +46,7 @@ from utils.evaluate.preview import write_preview
 from utils.face.landmarks import mouth_matrix
 from utils.training import base, checkpoint, distributed
 from utils.training.device import autocast, resolve, to_channels_last, to_device
-from utils.training.epoch_log import EpochLog, epoch_line
+from utils.training.epoch_log import EpochLog, check_finite, epoch_line
 from utils.training.plots import write_log
 from utils.training.schedule import Rates, Schedule, TimeLimit
 from utils.training.state import (
@@ -55,7 +57,7 @@ from utils.training.state import (
     make_checkpoint,
     restore,
 )
-from utils.training.steps import judge, optimizer_step, to_float
+from utils.training.steps import judge, optimizer_step, steps, to_float, validate
 from utils.usable_frames import check_mouth
 
 # -- edit these -----------------------------------------------------------------------------------
@@ -72,25 +74,22 @@ BATCH_SIZE = 8                # pictures a step, of all processes together; 4 or
 LR = 6e-4                     # peak of the learning rate. Without a base 1e-3 trains best
 FINAL_LR = 3e-6               # its end. Often quoted as *the* rate for this U-Net; starting there,
                               # a day of CPU training would not reach what ten minutes from LR reach
-WARMUP_STEPS = 100            # from 0 to LR
+WARMUP_STEPS = 100            # from 0 to LR, of hearing and of drawing
 WEIGHT_DECAY = 1e-2           # of AdamW
-MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than one of the cheek
-GRADIENT_WEIGHT = 1.0         # of the gradient loss: more is sharper, too much rings
-LANDMARK_WEIGHT = 0.15        # of the landmark and the mouth loss, which teach the audio branch
-VOICES_WEIGHT = 0.15          # of the same for other people's voices: less forgets them
+HEARING_STEPS = 1000          # at most as many as of drawing. Without a base 3000
+HEARING_SHARE = 0.3           # of --max-minutes, at most
+SOUNDS = 64                   # a step of hearing, and as many of other people's voices
+VOICES_WEIGHT = 1.0           # of these: less forgets them
 VOICES_GAIN = 1.5             # how far these move the mouth, over what the base hears in them: it
                               # is unsure of a voice that it has not met, and moves too little
-VOICES_SOUNDS = 64            # of other people's voices in a step
-DISCRIMINATOR_FROM_STEP = 100  # from here on the discriminator judges: shapes are learned first
+MOUTH_WEIGHT = 4.0            # how much more a pixel of the mouth counts than one of the cheek
+GRADIENT_WEIGHT = 1.0         # of the gradient loss: more is sharper, too much rings
 DISCRIMINATOR_LR_SHARE = 0.5  # its learning rate over the generator's
-DISCRIMINATOR_TIME_FACTOR = 1.3  # a step takes longer with it: for the forecast of time,
-                              # which is made before the discriminator begins
 ADVERSARIAL_WEIGHT = 0.01     # of the discriminator's logits: more is sharper, too much invents
 FEATURE_WEIGHT = 0.4          # of the difference in the discriminator's features
 EMA_DECAY = 0.999             # what is validated and kept is the exponential moving average of the
                               # weights, steadier than the weights: over the last tenth of the
                               # steps, 1000 at most
-EXTRA_SOUNDS = 64             # a step for the audio branch alone: nearly free, sync in minutes
 TOLERANCE_SHARE = 0.02        # best.pth is the newest network within this share of the lowest
                               # held-out figure: a later one is sharper and follows better
 VALIDATION_FRAMES = 300       # held-out frames looked at in each epoch, evenly spaced
@@ -100,80 +99,75 @@ SEED = 1                      # of weights, data order and augmentation
 START = time.monotonic()
 
 
-# -- one epoch ------------------------------------------------------------------------------------
-def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: EpochLog):
-    """Train for one epoch, or until time is up."""
+# -- first: hearing -------------------------------------------------------------------------------
+def train_hearing(
+    state: TrainState,
+    trained: LipDataset,
+    held: LipDataset,
+    schedule: Schedule,
+) -> LipUNet:
+    """Train the audio branch until the schedule is over; each process makes all of it. Returns the
+    network with as much of what it has learned as serves the held-out part.
+    """
+    torch.manual_seed(SEED)
+    trained.set_epoch(SEED, 0)
     state.model.train()
-    schedule = log.schedule
     to_mouth = torch.from_numpy(mouth_matrix()).to(state.device)
-    for batch in loader:
-        batch = to_device(batch, state.device)
-        real = to_float(batch.lower_face)
-        lr = schedule.lr()
-
-        # 1. generator: draw mouths at their real landmarks, predict landmarks from the sound
+    for lr in steps(schedule, "learning to hear"):
+        # 1. this voice: predict landmarks from the sound
+        mel, real = to_device(trained.draw_sounds(SOUNDS), state.device)
         with autocast(state.device):
-            generated, landmarks = state.generator_ddp(*batch.inputs, batch.extra_mel)
-        picture = losses.picture_loss(generated, real, maps.train_weight)
-        gradient = losses.gradient_loss(generated, real, maps.train_weight)
-        landmark = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
-        loss = picture + GRADIENT_WEIGHT * gradient + LANDMARK_WEIGHT * landmark
+            landmarks = state.model.predict_landmarks(state.model.encode_audio(mel))
+        loss = losses.landmark_and_mouth_loss(landmarks, real, to_mouth)
+
+        # 2. other people's voices
         if state.teacher:
             loss = loss + VOICES_WEIGHT * voices_loss(state, to_mouth)
 
+        # 3. step and average
+        gradient_norm = optimizer_step(state.optimizer, loss, lr)
+        check_finite({"loss": loss.item(), "gradient_norm": gradient_norm}, schedule)
+        state.ema.update_parameters(state.model)
+    return state.teacher.restrain(state.averaged, held) if state.teacher else state.averaged
+
+
+def voices_loss(state: TrainState, to_mouth: Tensor) -> Tensor:
+    """Do other people's voices still move the mouth? The landmark loss where the base is right."""
+    with autocast(state.device):
+        features, heard = state.teacher.ask(SOUNDS)
+        landmarks = state.model.predict_landmarks(state.model.audio_encoder(features))
+    return losses.landmark_and_mouth_loss(landmarks, VOICES_GAIN * heard, to_mouth)
+
+
+# -- then: drawing, epoch by epoch -----------------------------------------------------------------
+def train_epoch(state: TrainState, loader: DataLoader, maps: MouthMaps, log: EpochLog):
+    """Train for one epoch, or until time is up."""
+    state.model.train()
+    for batch in loader:
+        batch = to_device(batch, state.device)
+        real = to_float(batch.lower_face)
+        lr = log.schedule.lr()
+
+        # 1. generator: draw mouths at their real landmarks
+        with autocast(state.device):
+            generated, _ = state.generator_ddp(*batch.inputs)
+        picture = losses.picture_loss(generated, real, maps.train_weight)
+        gradient = losses.gradient_loss(generated, real, maps.train_weight)
+        loss = picture + GRADIENT_WEIGHT * gradient
+
         # 2. discriminator: it learns to tell photographed from generated mouths, and judges these
-        is_judged = schedule.step >= DISCRIMINATOR_FROM_STEP
-        if is_judged:
-            lr_d = lr * DISCRIMINATOR_LR_SHARE
-            adversarial, feature = judge(state, generated, real, maps.crop, lr_d)
-            loss = loss + ADVERSARIAL_WEIGHT * adversarial + FEATURE_WEIGHT * feature
+        lr_d = lr * DISCRIMINATOR_LR_SHARE
+        adversarial, feature = judge(state, generated, real, maps.crop, lr_d)
+        loss = loss + ADVERSARIAL_WEIGHT * adversarial + FEATURE_WEIGHT * feature
 
         # 3. step and average
         gradient_norm = optimizer_step(state.optimizer, loss, lr)
         state.ema.update_parameters(state.model)
 
         # 4. log: each number named here becomes a column of log.csv; the schedule moves on
-        time_factor = 1 if is_judged else DISCRIMINATOR_TIME_FACTOR
-        numbers = {"train_loss": picture.item(), "gradient_norm": gradient_norm}
-        log.add(len(real), numbers, time_factor)
-        if schedule.is_over():
+        log.add(len(real), {"train_loss": picture.item(), "gradient_norm": gradient_norm})
+        if log.schedule.is_over():
             break
-
-
-def voices_loss(state: TrainState, to_mouth: Tensor) -> Tensor:
-    """Do other people's voices still move the mouth? The landmark loss where the base is right."""
-    with autocast(state.device):
-        features, heard = state.teacher.ask(VOICES_SOUNDS)
-        landmarks = state.model.predict_landmarks(state.model.audio_encoder(features))
-    return losses.landmark_and_mouth_loss(landmarks, VOICES_GAIN * heard, to_mouth)
-
-
-@torch.inference_mode()
-def validate(
-    model: LipUNet,
-    loader: DataLoader,
-    maps: MouthMaps,
-    device: torch.device,
-) -> dict[str, float]:
-    """Held-out figures, lower is better; sound as recorded, references as inference chooses them.
-
-    val_loss: mean absolute difference of the mouth's pixels, 0..1, drawn at its real landmarks; at
-    the predicted ones it would favour blurred mouths, which are never far off. val_landmarks:
-    smooth L1 of the landmarks predicted from the sound.
-    """
-    model.eval()
-    mouth_sum = landmark_sum = pictures = 0.0
-    for batch in loader:
-        batch = to_device(batch, device)
-        real = to_float(batch.lower_face)
-        with autocast(device):
-            generated, landmarks = model(*batch.inputs)
-        count = len(real)
-        mouth_sum += count * losses.picture_loss(generated, real, maps.val_weight).item()
-        landmark_sum += count * losses.landmark_loss(landmarks, batch.landmarks).item()
-        pictures += count
-    sums = distributed.all_reduce_sum(mouth_sum, landmark_sum, pictures)
-    return {"val_loss": sums[0] / sums[2], "val_landmarks": sums[1] / sums[2]}
 
 
 # -- start and save -------------------------------------------------------------------------------
@@ -183,28 +177,27 @@ def build_or_resume(
     device: torch.device,
 ) -> tuple[TrainState, Progress]:
     """Networks and optimizers: new, or as checkpoints/last.pth holds them with --resume."""
-    torch.manual_seed(SEED)
     path = Path(args.checkpoints) / "last.pth"
+    steps_per_epoch = len(dataset) / (args.batch_size or BATCH_SIZE)
+    epochs = max(EPOCHS, math.ceil(MIN_STEPS / steps_per_epoch))
+    settings = Settings(BATCH_SIZE, LR, epochs, SEED)
+    found = None
+    is_begun = False
     if args.resume:
         model, saved = checkpoint.load(path)
         settings = Settings(**saved["settings"])
-        found = find_base(model) if saved.get("base") else None
-        frozen = model.audio_encoder.conv1.weight
-        if found and not torch.equal(found["model"]["audio_encoder.conv1.weight"], frozen):
-            raise CheckpointError(f"{path} was begun with another base than {BASE}")
-    else:
+        is_begun = saved["epoch"] > 0
+    torch.manual_seed(SEED)
+    if not is_begun:
         model = build_model(dataset)
         found = find_base(model)
         if found:
             base.start_from(found, model)
-        steps_per_epoch = len(dataset) / (args.batch_size or BATCH_SIZE)
-        epochs = max(EPOCHS, math.ceil(MIN_STEPS / steps_per_epoch))
-        settings = Settings(BATCH_SIZE, LR, epochs, SEED)
     settings.epochs = args.epochs or settings.epochs
     settings.batch_size = args.batch_size or settings.batch_size
     settings.lr = args.lr or settings.lr
     state = TrainState(model, device, EMA_DECAY, WEIGHT_DECAY, found, COMPILE)
-    if not args.resume:
+    if not is_begun:
         return state, Progress(settings)
     progress = restore(state, settings, saved, path, dataset.clip.meta)
     if args.epochs:
@@ -258,13 +251,9 @@ def save_epoch(folder: Path, state: TrainState, progress: Progress, held: LipDat
     is_best = figure < progress.best * (1 + TOLERANCE_SHARE)
     progress.best = min(figure, progress.best)
     content = make_checkpoint(state, progress, held.clip.meta)
-    model = state.averaged
-    if state.teacher:
-        model = state.teacher.restrain(model, held)
     if is_best:
-        best = {**content, "model": model.state_dict(), "training": {}}
-        checkpoint.save(folder / "best.pth", best)
-    write_preview(folder / "preview.png", model, held, state.device)
+        checkpoint.save(folder / "best.pth", {**content, "training": {}})
+    write_preview(folder / "preview.png", state.averaged, held, state.device)
     write_log(folder, progress.history)
     # last.pth comes last: a run that is killed before it repeats this epoch and loses nothing
     checkpoint.save(folder / "last.pth", content)
@@ -278,7 +267,7 @@ def train(
     held: LipDataset,
     device: torch.device,
 ) -> Progress:
-    """Train, alone or as one of several processes: epoch after epoch."""
+    """Train, alone or as one of several processes: hearing, then epoch after epoch."""
     folder = Path(args.checkpoints)
     is_writer = distributed.rank() == 0
     state, progress = build_or_resume(args, trained, device)
@@ -288,10 +277,16 @@ def train(
         checkpoint.save(folder / "last.pth", content)
     maps = to_device(mouth_weight_maps(trained, MOUTH_WEIGHT), device)
     loader, val_loader = make_loaders(trained, held, progress.settings.batch_size)
+    rates = Rates(progress.settings.lr, FINAL_LR, WARMUP_STEPS)
+    heard = None
+    if not progress.epoch:
+        count = min(HEARING_STEPS, progress.settings.epochs * len(loader))
+        limit = TimeLimit(START, args.max_minutes and HEARING_SHARE * args.max_minutes)
+        heard = train_hearing(state, trained, held, Schedule(1, count, 0, rates, limit))
+    state.begin_drawing(heard)
     begun = time.monotonic()
     validate(state.averaged, val_loader, maps, device)  # the time limit leaves room for one
     limit = TimeLimit(START, args.max_minutes, time.monotonic() - begun)
-    rates = Rates(progress.settings.lr, FINAL_LR, WARMUP_STEPS)
     schedule = Schedule(progress.settings.epochs, len(loader), progress.step, rates, limit)
     while progress.epoch < schedule.epochs:
         # 1. train for an epoch
@@ -303,11 +298,10 @@ def train(
         numbers = log.close()
 
         # 2. look at the held-out part
-        held_out = validate(state.averaged, val_loader, maps, device)
         row = {
             "epoch": progress.epoch,
             **numbers,
-            **held_out,
+            "val_loss": validate(state.averaged, val_loader, maps, device),
             "lr": schedule.lr(),
             "seconds": round(time.monotonic() - begun, 1),
         }
@@ -335,8 +329,7 @@ def main(args: argparse.Namespace):
         device = resolve(args.device)
         clip = Clip(args.data)
         check_mouth(clip.track, clip.mel)
-        extra_sounds = math.ceil(EXTRA_SOUNDS / distributed.world_size())
-        trained = LipDataset(clip, train=True, extra_sounds=extra_sounds)
+        trained = LipDataset(clip, train=True)
         held = LipDataset(clip, train=False, max_frames=VALIDATION_FRAMES)
         say(f"{len(trained)} frames to train on, {len(held)} held out")
 

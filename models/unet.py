@@ -200,7 +200,6 @@ class LipUNet(nn.Module):
         mel: Tensor,
         pose: Tensor,
         target_points: Tensor | None = None,
-        extra_mel: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Lower faces and predicted landmarks.
 
@@ -210,17 +209,14 @@ class LipUNet(nn.Module):
 
         In training only: target_points (B, L, 2) float32, the real landmarks of the frame, at which
         the mouth is drawn; without them, as at inference, it is drawn at the predicted ones.
-        extra_mel (E, T, mels): sounds without a picture: only their landmarks are predicted.
 
         Returns the generated lower faces (B, 3, H, W) float32, 0..1 up to overshoot, and the
-        normalised landmarks (B + E, 2L) that were predicted from the sound.
+        normalised landmarks (B, 2L) that were predicted from the sound.
         """
-        sounds = mel if extra_mel is None else torch.cat((mel, extra_mel))  # (B + E, T, mels)
-        audio_embedding = self.encode_audio(sounds)                         # (B + E, A)
-        landmarks = self.predict_landmarks(audio_embedding)                 # (B + E, 2L)
+        audio_embedding = self.encode_audio(mel)                            # (B, A)
+        landmarks = self.predict_landmarks(audio_embedding)                 # (B, 2L)
         if target_points is None:
             target_points = self.landmarks_to_pixels(landmarks, pose)       # (B, L, 2)
-        audio_embedding = audio_embedding[:mel.shape[0]]                    # (B, A)
         drawing = self.draw(
             reference,
             points,

@@ -5,7 +5,7 @@ Each is the median of several runs on the first 10 seconds of a clip, scaled to 
 
 calibration   GFLOP/s of a float32 and a bfloat16 matrix product: what other figures depend on
 preprocess    frames/s of preprocess.py at 360p and at 1080p, start of Python left out
-train         pictures/s of train.py's steps with the discriminator; data_share: seconds that
+train         pictures/s of train.py's steps of drawing; data_share: seconds that
               the DataLoader takes, for which the steps wait, over all
 infer         pictures/s of the network alone, 16 at a time, as inference.py runs it and in float32
 reapply       frames/s of reapply_faces.py at 1080p, and its time over that of bare decoding and
@@ -148,18 +148,18 @@ def time_preprocess(film: Path, data: Path) -> Row:
 
 
 def time_train(data: Path) -> Row:
-    """Row of train.py's steps, from where on there is a discriminator."""
+    """Row of train.py's steps of drawing."""
     script = load_script("train")
     processor = device.resolve("auto")
-    dataset = LipDataset(Clip(data), train=True, extra_sounds=script["EXTRA_SOUNDS"])
+    dataset = LipDataset(Clip(data), train=True)
     state, progress = script["build_or_resume"](script["parse_args"]([]), dataset, processor)
+    state.begin_drawing()
     batch_size = progress.settings.batch_size
     loader, _ = script["make_loaders"](dataset, dataset, batch_size)
     script["seed_epoch"](loader, 1)
     maps = device.to_device(mouth_weight_maps(dataset, script["MOUTH_WEIGHT"]), processor)
     rates = Rates(script["LR"], script["FINAL_LR"], script["WARMUP_STEPS"])
-    first_step = script["DISCRIMINATOR_FROM_STEP"]
-    schedule = Schedule(TRAIN_EPOCHS, len(loader), first_step, rates)
+    schedule = Schedule(TRAIN_EPOCHS, len(loader), 0, rates)
 
     def train(steps):
         with contextlib.redirect_stderr(io.StringIO()):

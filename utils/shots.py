@@ -9,6 +9,7 @@ from utils.contract import FPS
 
 MOST_SPANS = 5  # that are named in a message
 SMOOTHING_FRAMES = 7  # window of the Savitzky-Golay filter; its 2nd order keeps quick head turns
+QUICK_FRAMES = 5  # the same for what moves with speech
 
 
 def shots(cuts: np.ndarray, frames: int) -> list[tuple[int, int]]:
@@ -32,14 +33,16 @@ def seconds_of(frames: np.ndarray) -> str:
     return ", ".join(spans[:MOST_SPANS]) + more + " s"
 
 
-def smooth(values: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+def smooth(
+    values: np.ndarray, cuts: np.ndarray, frames: int = SMOOTHING_FRAMES
+) -> np.ndarray:
     """Values (N, ...) as float64, smoothed over time within each shot, without lag.
 
-    A shot shorter than SMOOTHING_FRAMES stays as it is.
+    frames: window. A shot shorter than that stays as it is.
     """
     smoothed = np.array(values, np.float64)
     for first, stop in shots(cuts, len(smoothed)):
-        if stop - first >= SMOOTHING_FRAMES:
+        if stop - first >= frames:
             shot = slice(first, stop)
-            smoothed[shot] = savgol_filter(smoothed[shot], SMOOTHING_FRAMES, 2, axis=0)
+            smoothed[shot] = savgol_filter(smoothed[shot], frames, 2, axis=0)
     return smoothed

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from utils.dataset.batches import LipDataset, mouth_weight_maps
 from utils.dataset.clip import Clip
 from utils.face.landmarks import mouth_matrix
 from utils.training import checkpoint, state
-from utils.training.base import save_base
+from utils.training.base import AUDIO_BRANCH, PERSONAL, Teacher, load_base, save_base
 from utils.training.epoch_log import EpochLog
 from utils.training.schedule import Rates, Schedule
 from utils.training.state import TrainState, build_model
@@ -102,7 +101,6 @@ def test_loss_falls_and_everything_is_written(run, tmp_path):
 @pytest.mark.slow
 def test_resumed_training_equals_uninterrupted(run, tmp_path, monkeypatch):
     """Interrupted in the middle of epoch 2, then resumed: everything is bit-equal."""
-    monkeypatch.setattr(train, "DISCRIMINATOR_FROM_STEP", 3)
     assert run("--epochs", 3, folder="whole").code == 0
     step, steps = train.optimizer_step, []
 
@@ -188,24 +186,22 @@ def test_a_short_clip_trains_for_more_epochs_unless_told(run, tmp_path, monkeypa
         assert read(tmp_path / str(epochs) / "last.pth")["settings"]["epochs"] == epochs
 
 
-def test_the_discriminator_waits(tiny_data, monkeypatch):
-    """Before its step the discriminator does not change, from it on it does."""
-    monkeypatch.setattr(train, "DISCRIMINATOR_FROM_STEP", 1)
-    dataset = LipDataset(Clip(tiny_data), train=True, extra_sounds=8)
+def test_the_discriminator_learns_and_hearing_does_not(tiny_data):
+    dataset = LipDataset(Clip(tiny_data), train=True)
     dataset.frames = dataset.frames[:8]
     torch.manual_seed(0)
     networks = TrainState(build_model(dataset), CPU, train.EMA_DECAY, train.WEIGHT_DECAY)
+    networks.begin_drawing()
     maps = mouth_weight_maps(dataset, train.MOUTH_WEIGHT)
-    bias = networks.discriminator.to_logits.bias
-    changed = []
-    schedule = Schedule(2, 1, 0, Rates(1e-3, 1e-6, 1))
-    for epoch in (1, 2):
-        before = bias.detach().clone()
-        dataset.set_epoch(epoch)
-        loader = DataLoader(dataset, 8, collate_fn=LipDataset.collate)
-        train.train_epoch(networks, loader, maps, EpochLog(epoch, 8, schedule))
-        changed.append(not torch.equal(bias, before))
-    assert changed == [False, True]
+    dataset.set_epoch(1)
+    loader = DataLoader(dataset, 8, collate_fn=LipDataset.collate)
+    log = EpochLog(1, 8, Schedule(1, 1, 0, Rates(1e-3, 1e-6, 1)))
+    learning = networks.discriminator.to_logits.bias, networks.model.to_rgb.bias
+    kept = networks.model.landmark_head.bias
+    before = [bias.detach().clone() for bias in (*learning, kept)]
+    train.train_epoch(networks, loader, maps, log)
+    changed = [not torch.equal(*pair) for pair in zip((*learning, kept), before, strict=True)]
+    assert changed == [True, True, False]
 
 
 def test_other_voices_are_to_move_the_mouth_as_the_base_does_but_further(monkeypatch):
@@ -233,32 +229,69 @@ def test_other_voices_are_to_move_the_mouth_as_the_base_does_but_further(monkeyp
     assert all(weight.grad is None for weight in networks.teacher.network.parameters())
 
 
-def test_best_holds_the_restrained_hearing_last_what_was_learned(small, tiny_data, tmp_path):
-    """So that --resume goes on with the network as it is trained."""
-    held = LipDataset(Clip(tiny_data), train=False, max_frames=8)
-    networks, progress = train.build_or_resume(train.parse_args([]), held, CPU)
-    restrained = copy.deepcopy(networks.averaged)
-    restrained.load_state_dict(
-        {name: value + 1 for name, value in restrained.state_dict().items()})
-    networks.teacher = SimpleNamespace(restrain=lambda model, frames: restrained)
-    progress.history.append({"epoch": 1, "train_loss": 0.1, "val_loss": 0.1, "seconds": 1.0})
-    assert train.save_epoch(tmp_path, networks, progress, held)
-    best, last = (read(tmp_path / f"{name}.pth")["model"] for name in ("best", "last"))
-    for name, value in networks.averaged.state_dict().items():
-        assert torch.equal(last[name], value)
-        assert torch.equal(best[name], value + 1)
+def audio_branch(network):
+    return {name: value for name, value in network.items() if name.startswith(AUDIO_BRANCH)}
 
 
-def test_resume_refuses_another_base(run, tmp_path, monkeypatch):
-    """Its features would be of other convolutions than those that the training has frozen."""
-    for seed, more in ((1, ("--epochs", 1)), (2, ("--epochs", 2, "--resume"))):
-        torch.manual_seed(seed)
-        path = tmp_path / f"base{seed}.pth"
-        save_base(path, state.LipUNet(), Discriminator(), torch.randn(20, 16, 192), "a test")
-        monkeypatch.setattr(train, "BASE", path)
-        result = run(*more)
-    assert result.code == 1
-    assert re.search(r"last\.pth was begun with another base than .*base2\.pth", result.err)
+def test_it_hears_first_then_draws_with_the_restrained_hearing(run, tmp_path, monkeypatch):
+    """Of hearing the features of the voices stay as they are; drawing changes nothing of it."""
+    torch.manual_seed(1)
+    path = tmp_path / "base.pth"
+    save_base(path, state.LipUNet(), Discriminator(), torch.randn(20, 16, 192), "a test")
+    monkeypatch.setattr(train, "BASE", path)
+    heard = []
+
+    def restrain(teacher, model, held):
+        network = copy.deepcopy(model)
+        torch.nn.init.constant_(network.landmark_head.bias, 7.0)
+        heard.append((copy.deepcopy(model.state_dict()), network.state_dict()))
+        return network
+
+    monkeypatch.setattr(Teacher, "restrain", restrain)
+    result = run("--epochs", 2)
+    assert result.code == 0, result.err
+    begun = load_base(path, state.LipUNet())["model"]
+    [(learned, kept)] = heard
+    changed = {name for name in begun if not torch.equal(begun[name], learned[name])}
+    changed -= set(PERSONAL)
+    assert changed == {
+        name for name in audio_branch(begun) if not re.search(r"\.(conv|norm)[12]\.", name)}
+    last = read(tmp_path / "checkpoints" / "last.pth")
+    for network in (last["model"], last["training"]["model"]):
+        for name, value in audio_branch(network).items():
+            assert torch.equal(value, kept[name]), name
+    assert not torch.equal(last["model"]["to_rgb.weight"], kept["to_rgb.weight"])
+
+
+def test_interrupted_while_it_hears_it_begins_again(run, tmp_path, monkeypatch):
+    """--resume has nothing to go on with but the settings, and ends like an uninterrupted run."""
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_hearing", interrupted)
+        assert run("--epochs", 1, "--lr", 2e-4, folder="parts").code == 130
+    assert run("--resume", folder="parts").code == 0
+    assert run("--epochs", 1, "--lr", 2e-4, folder="whole").code == 0
+    whole, parts = (read(tmp_path / name / "last.pth") for name in ("whole", "parts"))
+    assert whole["settings"] == parts["settings"]
+    assert all(torch.equal(whole["model"][key], parts["model"][key]) for key in whole["model"])
+
+
+def test_hearing_has_a_share_of_the_minutes_and_no_more_steps_than_drawing(run, monkeypatch):
+    """The tiny clip has 11 steps an epoch."""
+    found = []
+
+    def noted(*arguments):
+        found.append(arguments[-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train_hearing", noted)
+    run("--epochs", 2, "--max-minutes", 1)
+    run("--epochs", 1000)
+    assert [schedule.steps_per_epoch for schedule in found] == [22, train.HEARING_STEPS]
+    assert found[0].limit.minutes == train.HEARING_SHARE
+    assert found[1].limit.minutes is None
 
 
 def test_resume_refuses_other_data_and_finished_training(run, one_epoch, tmp_path):
@@ -294,8 +327,8 @@ def test_one_more_number_may_be_logged(run, one_epoch, tmp_path, monkeypatch):
     shutil.copytree(one_epoch, tmp_path / "checkpoints")
     add = EpochLog.add
 
-    def with_one_more(log, pictures, numbers, time_factor):
-        add(log, pictures, {**numbers, "my_number": 7.0}, time_factor)
+    def with_one_more(log, pictures, numbers):
+        add(log, pictures, {**numbers, "my_number": 7.0})
 
     monkeypatch.setattr(EpochLog, "add", with_one_more)
     assert run("--epochs", 2, "--resume").code == 0
@@ -317,8 +350,7 @@ def test_training_ends_early_with_the_rate_down(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "train_epoch", quick_epoch)
     monkeypatch.setattr(train, "write_preview", lambda *_: None)
-    monkeypatch.setattr(
-        train, "validate", lambda *_: {"val_loss": next(figures), "val_landmarks": 0.5})
+    monkeypatch.setattr(train, "validate", lambda *_: next(figures))
     monkeypatch.setattr(train, "PATIENCE_STEPS", 2 * 3)
     monkeypatch.setattr(train, "COOLDOWN_STEPS", 2 * 4)
     path = tmp_path / "checkpoints" / "last.pth"

@@ -26,7 +26,7 @@ from utils.training.schedule import Rates, Schedule
 from utils.training.state import Progress, Settings, TrainState, build_model, make_checkpoint
 
 CPU = torch.device("cpu")
-ROW = {"epoch": 1, "train_loss": 0.04, "val_loss": 0.03, "val_landmarks": 0.2, "lr": 1e-3}
+ROW = {"epoch": 1, "train_loss": 0.04, "val_loss": 0.03, "lr": 1e-3}
 CHANGES = 8
 MORE_CHANGES = 200  # with -m slow
 counts = pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def small():
 @pytest.fixture(scope="module")
 def dataset(tiny_data):
     """The training part of the tiny clip, 8 frames of it."""
-    dataset = LipDataset(Clip(tiny_data), train=True, extra_sounds=2)
+    dataset = LipDataset(Clip(tiny_data), train=True)
     dataset.frames = dataset.frames[:8]
     return dataset
 
@@ -61,8 +61,9 @@ def content(small, dataset):
     """Bytes of a last.pth after a step of both networks."""
     torch.manual_seed(0)
     networks = TrainState(build_model(dataset), CPU, train.EMA_DECAY, train.WEIGHT_DECAY)
+    networks.begin_drawing()
     maps = mouth_weight_maps(dataset, train.MOUTH_WEIGHT)
-    schedule = Schedule(2, 1, train.DISCRIMINATOR_FROM_STEP, Rates(1e-3, 1e-6, 1))
+    schedule = Schedule(2, 1, 0, Rates(1e-3, 1e-6, 1))
     dataset.set_epoch(0)
     loader = DataLoader(dataset, 8, collate_fn=LipDataset.collate)
     train.train_epoch(networks, loader, maps, EpochLog(1, 8, schedule))

@@ -37,7 +37,7 @@ CROP_WIDTH = FACE_SIZE * 5 // 8 // 8 * 8      # 104 columns
 
 
 class Batch(NamedTuple):
-    """What one step of training or validation needs; B pictures, E extra sounds."""
+    """What one step of drawing or validation needs; B pictures."""
 
     reference: Tensor        # (B, 2, 84, 168, 3) uint8 RGB   } input of the network:
     points: Tensor           # (B, 2, 65, 2) float32 px       } see utils.dataset.clip.Inputs
@@ -45,8 +45,6 @@ class Batch(NamedTuple):
     pose: Tensor             # (B, 2) float32                 }
     target_points: Tensor    # (B, 65, 2) float32: the real landmarks, px of the lower half
     lower_face: Tensor       # (B, 84, 168, 3) uint8 RGB: the real picture
-    landmarks: Tensor        # (B + E, 130) float32: the real landmarks, normalised
-    extra_mel: Tensor        # (E, 64, 80) float32: sounds without a picture
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -104,7 +102,7 @@ class LipDataset(Dataset):
     silence and are shown a closed mouth. The held-out part is fed as in use: sound as recorded,
     references as inference chooses them.
 
-    extra_sounds: sounds without a picture in each batch. max_frames: evenly spaced, all if None.
+    max_frames: evenly spaced, all if None.
     Raises DataError if the clip is too short to be trained on.
     """
 
@@ -112,12 +110,10 @@ class LipDataset(Dataset):
         self,
         clip: Clip,
         train: bool,
-        extra_sounds: int = 0,
         max_frames: int | None = None,
     ):
         self.clip = clip
         self.train = train
-        self.extra_sounds = extra_sounds
         usable = clip.track.usable & clip.track.valid
         trained, held = self.parts()
         self.trained = trained[usable[trained]]
@@ -164,15 +160,17 @@ class LipDataset(Dataset):
         frames, windows = self._augmented_windows(frames)
         batch = self._batch(frames, windows)
         light = augment.random_light(len(frames), self.rng)
-        sounds = self.rng.choice(self.trained, self.extra_sounds)
-        sounds, extra_mel = self._augmented_windows(sounds)
-        extra_landmarks = torch.from_numpy(self.norm.landmarks[sounds])
         return batch._replace(
             reference=augment.relight(batch.reference, light[:, None]),
             lower_face=augment.relight(batch.lower_face, light),
-            pose=augment.disturb_pose(batch.pose, self.rng),
-            landmarks=torch.cat((batch.landmarks, extra_landmarks)),
-            extra_mel=torch.from_numpy(extra_mel))
+            pose=augment.disturb_pose(batch.pose, self.rng))
+
+    def draw_sounds(self, count: int) -> tuple[Tensor, Tensor]:
+        """Augmented log-mel windows (count, 64, 80) at random, and the normalised landmarks
+        (count, 130) that belong to them.
+        """
+        frames, mel = self._augmented_windows(self.rng.choice(self.trained, count))
+        return torch.from_numpy(mel), torch.from_numpy(self.norm.landmarks[frames])
 
     @staticmethod
     def collate(batch: Batch) -> Batch:
@@ -190,9 +188,7 @@ class LipDataset(Dataset):
         return Batch(
             *inputs,
             target_points=torch.from_numpy(self.clip.points[frames]),
-            lower_face=torch.from_numpy(self.clip.lower_faces[frames]),
-            landmarks=torch.from_numpy(self.norm.landmarks[frames]),
-            extra_mel=inputs.mel[:0])
+            lower_face=torch.from_numpy(self.clip.lower_faces[frames]))
 
     def _augmented_windows(self, frames):
         """Frames and their augmented mel windows; some are silent, and frames at rest take their

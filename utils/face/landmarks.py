@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.contract import FACE_SIZE, TEMPLATE
 from utils.face.geometry import fit_similarity, shrink, transform_points
-from utils.shots import shots, smooth
+from utils.shots import QUICK_FRAMES, shots, smooth
 from utils.storage import Track, read_asset
 
 # -- numbers in MediaPipe's face mesh --------------------------------------------------------------
@@ -57,7 +57,9 @@ def mouth_matrix() -> np.ndarray:
 MODEL_PATH = Path(__file__).parents[1] / "assets" / "face_landmarker.task"
 MODEL_SHA256 = "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff"
 LONGEST_SIDE_PX = 640       # larger pictures are shrunk for the landmarker, which works on 256 px
-FRAME_MS = 40               # ms from one timestamp to the next; video mode wants them to rise
+# From one timestamp to the next. Video mode smooths over time (One Euro filter), and what it gives
+# comes half a frame late; after so long a pause it does not.
+FRAME_MS = 10**6
 
 
 class Landmarker:
@@ -154,17 +156,18 @@ def measure(landmarks: np.ndarray, valid: np.ndarray, cuts: np.ndarray) -> Track
     The landmarks may be mapped from a file: only the columns that are needed are read. valid (N,)
     bool and cuts (C,) go into the track as they are.
     """
+    points = smooth(landmarks[:, WARP_POINTS], cuts, QUICK_FRAMES).astype(np.float32)
     steady = smooth(landmarks[:, STABLE], cuts)
     template = np.array(list(TEMPLATE.values())) * FACE_SIZE
     transform = fit_similarity(steady, template)
     return Track(
         transform=transform.astype(np.float32),
-        landmarks=landmarks[:, WARP_POINTS],
+        landmarks=points,
         valid=valid,
         cuts=cuts,
-        lips=transform_points(landmarks[:, LIPS], transform).astype(np.float32),
+        lips=transform_points(points[:, LIP_COLUMNS], transform).astype(np.float32),
         pose=smooth(_head_pose(landmarks), cuts).astype(np.float32),
-        mouth=_mouth_opening_and_width(landmarks).astype(np.float32)
+        mouth=smooth(_mouth_opening_and_width(landmarks), cuts, QUICK_FRAMES).astype(np.float32)
     )
 
 

@@ -20,7 +20,6 @@ Run     python -m utils.pretrain FOLDER [--prepared FOLDER_prepared] [--output c
 """
 
 import argparse
-import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,24 +27,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from torch.utils.data import DataLoader
 
 from models import losses
 from models.unet import LipUNet
 from utils import cli
 from utils.cli import UserError, say
 from utils.contract import FPS
-from utils.dataset.batches import LEAST_MEL_STD, mouth_weight_maps
+from utils.dataset.batches import LEAST_MEL_STD, Batch, mouth_weight_maps
 from utils.evaluate import metrics
 from utils.face.landmarks import mouth_matrix
 from utils.generate import heard_mouth
 from utils.pretrain import prepare
-from utils.pretrain.voices import SPEAKERS_PER_STEP, Voice, VoiceDataset, mixed_batches
+from utils.pretrain.voices import SPEAKERS_PER_STEP, Voice, VoiceDataset, mixed
 from utils.training.base import load_base, save_base
 from utils.training.device import autocast, resolve, to_device
 from utils.training.schedule import Rates, Schedule, TimeLimit
 from utils.training.state import TrainState
-from utils.training.steps import judge, optimizer_step, to_float
+from utils.training.steps import judge, optimizer_step, steps, to_float, validate
 
 # -- edit these -----------------------------------------------------------------------------------
 HEARING_SHARE = 0.3           # of the minutes; the rest is for drawing
@@ -101,33 +100,40 @@ def build(
     return state
 
 
+def mixed_sounds(datasets: list[VoiceDataset], seed: int) -> Iterator[list[Tensor]]:
+    """Yield SOUNDS log-mel windows (B, 64, 80) and their landmarks (B, 130) without end."""
+    return mixed(datasets, seed, lambda dataset: dataset.draw_sounds(SOUNDS // SPEAKERS_PER_STEP))
+
+
 def train_hearing(state: TrainState, datasets: list[VoiceDataset], schedule: Schedule):
     """Train the audio branch until the schedule is over."""
     state.model.train()
     to_mouth = torch.from_numpy(mouth_matrix()).to(state.device)
-    batches = mixed_batches(datasets, 0, SEED)
+    sounds = mixed_sounds(datasets, SEED)
     for lr in steps(schedule, "learning to hear"):
-        batch = to_device(next(batches), state.device)
+        mel, real = to_device(tuple(next(sounds)), state.device)
         with autocast(state.device):
-            embedding = state.model.encode_audio(batch.extra_mel)
-            landmarks = state.model.predict_landmarks(embedding)
-        loss = losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth)
+            landmarks = state.model.predict_landmarks(state.model.encode_audio(mel))
+        loss = losses.landmark_and_mouth_loss(landmarks, real, to_mouth)
         optimizer_step(state.optimizer, loss, lr)
         state.ema.update_parameters(state.model)
+
+
+def draw_pictures(dataset: VoiceDataset) -> Batch:
+    """A speaker's share of PICTURES, at random."""
+    frames = dataset.rng.integers(len(dataset), size=PICTURES // SPEAKERS_PER_STEP)
+    return dataset.__getitems__(frames.tolist())
 
 
 def train_drawing(state: TrainState, datasets: list[VoiceDataset], schedule: Schedule):
     """Train all but the audio branch until the schedule is over: the steps of train.py, with
     pictures of many people.
     """
-    state.model.load_state_dict(state.averaged.state_dict())
-    state.ema.n_averaged.zero_()  # a young average forgets what it began with
-    for part in (state.model.audio_encoder, state.model.landmark_head):
-        part.requires_grad_(False)
+    state.begin_drawing(state.averaged)
     maps = to_device(mouth_weight_maps(datasets[0], MOUTH_WEIGHT), state.device)
-    batches = mixed_batches(datasets, PICTURES, SEED + 1)
+    batches = mixed(datasets, SEED + 1, draw_pictures)
     for lr in steps(schedule, "learning to draw"):
-        batch = to_device(next(batches), state.device)
+        batch = to_device(Batch(*next(batches)), state.device)
         real = to_float(batch.lower_face)
         with autocast(state.device):
             generated, _ = state.model(*batch.inputs)
@@ -141,22 +147,11 @@ def train_drawing(state: TrainState, datasets: list[VoiceDataset], schedule: Sch
         state.ema.update_parameters(state.model)
 
 
-def steps(schedule: Schedule, title: str) -> Iterator[float]:
-    """Yield the learning rate of each step until the schedule is over, with a bar."""
-    with tqdm(total=100, desc=title, unit="%") as bar:
-        while not schedule.is_over():
-            begun = time.monotonic()
-            yield schedule.lr()
-            schedule.advance(time.monotonic() - begun)
-            bar.set_postfix_str(f"step {schedule.step}", False)
-            bar.update(int(100 * schedule.progress) - bar.n)
-
-
 @torch.inference_mode()
 def keep_voices(model: LipUNet, datasets: list[VoiceDataset]) -> Tensor:
     """Features (V, 16, 192) of sounds of all speakers, which keep them in mind in a training."""
-    batches = itertools.islice(mixed_batches(datasets, 0, SEED + 2), KEPT_SOUNDS // SOUNDS)
-    mel = torch.cat([batch.extra_mel for batch in batches])              # (V, 64, 80)
+    sounds = mixed_sounds(datasets, SEED + 2)
+    mel = torch.cat([next(sounds)[0] for _ in range(KEPT_SOUNDS // SOUNDS)])  # (V, 64, 80)
     return model.audio_features(mel.to(model.mel_mean.device)).cpu()
 
 
@@ -171,18 +166,11 @@ def judge_hearing(model: LipUNet, voice: Voice) -> np.ndarray:
     return np.array(found)
 
 
-@torch.inference_mode()
 def judge_drawing(model: LipUNet, dataset: VoiceDataset, device: torch.device) -> float:
     """Mean absolute difference of the mouth's pixels, 0..1, drawn at its real landmarks."""
     maps = to_device(mouth_weight_maps(dataset, MOUTH_WEIGHT), device)
-    differences = []
-    for indices in np.array_split(np.arange(len(dataset)), max(1, len(dataset) // PICTURES)):
-        batch = to_device(dataset.__getitems__(indices.tolist()), device)
-        with autocast(device):
-            generated, _ = model(*batch.inputs)
-        real = to_float(batch.lower_face)
-        differences.append(losses.picture_loss(generated, real, maps.val_weight).item())
-    return float(np.mean(differences))
+    loader: DataLoader = DataLoader(dataset, PICTURES, collate_fn=lambda batch: batch)
+    return validate(model, loader, maps, device)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -199,8 +187,7 @@ def main(args: argparse.Namespace):
 
     # 2. learn from most of them
     voices = {name: Voice(prepared / name) for name in clips}
-    sounds = SOUNDS // SPEAKERS_PER_STEP
-    datasets = [VoiceDataset(voices[name], train=True, extra_sounds=sounds) for name in learned]
+    datasets = [VoiceDataset(voices[name], train=True) for name in learned]
     count = sum(len(voices[name].track.cuts) for name in learned)
     minutes = sum(len(dataset) for dataset in datasets) / FPS / 60
     about = f"{count} clips of {len(learned)} speakers, {minutes:.0f} minutes"

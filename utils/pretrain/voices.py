@@ -1,13 +1,14 @@
-"""Prepared speakers, opened for reading, and batches drawn from all of them."""
+"""Prepared speakers, opened for reading, and what is drawn from all of them."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from utils.dataset.batches import (
-    Batch,
     LandmarkNorm,
     LipDataset,
     mouth_unit,
@@ -56,32 +57,18 @@ class VoiceDataset(LipDataset):
         return LandmarkNorm(norm.pose_fit, std, pixels / std)
 
 
-def mixed_batches(
-    datasets: list[VoiceDataset], pictures: int, seed: int
-) -> Iterator[Batch]:
-    """Yield batches without end, each of a few speakers, who are drawn by the root of their frames:
-    who has much footage does not outweigh all others.
+def mixed(
+    datasets: list[VoiceDataset], seed: int, draw: Callable[[VoiceDataset], tuple]
+) -> Iterator[list[Tensor]]:
+    """Yield without end what is drawn of a few speakers, joined. They are chosen by the root of
+    their frames: who has much footage does not outweigh all others.
     """
     rng = np.random.default_rng(seed)
     shares = np.sqrt([len(dataset) for dataset in datasets])
-    shares = shares / shares.sum()
-    each = pictures // SPEAKERS_PER_STEP
-    step = 0
-    while True:
+    for step in itertools.count():
         if step % STEPS_PER_DRAW == 0:
             for k, dataset in enumerate(datasets):
                 dataset.set_epoch(seed, step, k)
-        parts = []
-        for k in rng.choice(len(datasets), SPEAKERS_PER_STEP, p=shares):
-            frames = rng.integers(len(datasets[k]), size=each)
-            parts.append(datasets[k].__getitems__(frames.tolist()))
-        yield join(parts)
-        step += 1
-
-
-def join(parts: list[Batch]) -> Batch:
-    """Batches as one: pictures before extra sounds in `landmarks`, as LipUNet predicts them."""
-    pictures = [part.landmarks[:len(part.mel)] for part in parts]
-    sounds = [part.landmarks[len(part.mel):] for part in parts]
-    joined = Batch(*map(torch.cat, zip(*parts, strict=True)))
-    return joined._replace(landmarks=torch.cat(pictures + sounds))
+        few = rng.choice(len(datasets), SPEAKERS_PER_STEP, p=shares / shares.sum())
+        drawn = [draw(datasets[k]) for k in few]
+        yield [torch.cat(parts) for parts in zip(*drawn, strict=True)]

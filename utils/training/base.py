@@ -7,9 +7,9 @@
     about                what it was learned from, for people
 
 Who learns one voice forgets others, so the base stays beside a training as its teacher: at each
-step the network is also asked what it hears in other people's sounds, and is to answer as the base
-does (learning without forgetting, Li and Hoiem 2016). What is shown and used in the end is taken
-back towards the base where that serves. What is kept of their sounds cannot be
+step of hearing the network is also asked what it hears in other people's sounds, and is to answer
+as the base does (learning without forgetting, Li and Hoiem 2016). What it has learned is taken back
+towards the base as far as that serves. What is kept of their sounds cannot be
 listened to: the features of windows of 0.64 s in random order, after the audio encoder's
 convolutions, which stay as they are in a training for that reason.
 """
@@ -25,7 +25,7 @@ from torch import Tensor
 from models.discriminator import Discriminator
 from models.losses import landmark_and_mouth_loss
 from models.unet import LipUNet
-from utils.cli import UserError
+from utils.cli import UserError, say
 from utils.contract import CONTRACT
 from utils.dataset.batches import LipDataset
 from utils.face.landmarks import mouth_matrix
@@ -72,7 +72,7 @@ class Teacher:
     def restrain(self, model: LipUNet, held: LipDataset) -> LipUNet:
         """A copy of `model`, its audio branch taken back towards the base's as far as serves the
         held-out part (WiSE-FT, Wortsman et al. 2022): what a clip teaches of sound may hold for
-        its very frames only.
+        its very frames only. How far is said.
         """
         device = model.mel_mean.device
         mel = torch.from_numpy(held.clip.mel_windows[held.frames]).to(device)
@@ -80,15 +80,19 @@ class Teacher:
         to_mouth = torch.from_numpy(mouth_matrix()).to(device)
         old = self.network.state_dict()
         restrained = copy.deepcopy(model)
-        tried: dict[float, dict[str, Tensor]] = {}  # weights by their loss
+        tried: dict[float, tuple[float, dict[str, Tensor]]] = {}  # share and weights by their loss
         for share in SHARES:
             weights = {
                 name: old[name].lerp(new, share) if name.startswith(AUDIO_BRANCH) else new
                 for name, new in model.state_dict().items()}
             restrained.load_state_dict(weights)
             heard = restrained.predict_landmarks(restrained.encode_audio(mel))
-            tried.setdefault(landmark_and_mouth_loss(heard, real, to_mouth).item(), weights)
-        restrained.load_state_dict(tried[min(tried)])
+            loss = landmark_and_mouth_loss(heard, real, to_mouth).item()
+            tried.setdefault(loss, (share, weights))
+        share, weights = tried[min(tried)]
+        restrained.load_state_dict(weights)
+        say(f"hearing: loss {min(tried):.2f} on the held-out part, {loss:.2f} before; "
+            f"{share:.0%} of what was learned is kept")
         return restrained
 
 

@@ -1,14 +1,12 @@
 """Checkpoints: plain dicts of tensors, numbers, strings, lists and dicts, written whole or not at
 all.
 
-    model, model_args    the network (its exponential average; in best.pth its hearing may be taken
-                         back towards the base's) and how it is built
+    model, model_args    the network (its exponential average) and how it is built
     training             networks and optimizers, all that --resume needs; empty in best.pth
     scheduler            {"step": steps made}
     epoch, best          epochs made; lowest held-out figure
     settings             batch_size, lr, epochs, seed of the training
     history              a dict of numbers for each epoch: what log.csv shows
-    base                 whether it started from a base, which is then its teacher
     contract, data       constants it was trained with; {"id", "clip"} of what it was trained on
 """
 
@@ -119,7 +117,6 @@ def _check(saved):
         "batch_size": _is_count(settings["batch_size"], 1),
         "epochs": _is_count(settings["epochs"], 1),
         "lr": _is_number(settings["lr"]) and settings["lr"] >= 0,
-        "base": type(saved.get("base", False)) is bool,
         "id": isinstance(data["id"], str),
         "clip": isinstance(data["clip"], str),
         "history": all(_is_history_row(row) for row in saved["history"]),

@@ -27,24 +27,18 @@ class EpochLog:
         self.step_begun = self.begun
         self.bar = tqdm(total=pictures, desc=f"epoch {epoch}", unit="picture", leave=False)
 
-    def add(
-        self,
-        pictures: int,
-        numbers: dict[str, float],
-        time_factor: float = 1.0,
-    ):
-        """Count a step with its numbers, each a mean over its pictures.
+    def add(self, pictures: int, numbers: dict[str, float]):
+        """Count a step with its numbers, each a mean over its pictures; the schedule moves on.
 
-        time_factor: by which the steps to come take longer, for the forecast of time. The schedule
-        moves on by a step. Raises CheckpointError if a number is not finite: the checkpoints are
+        Raises CheckpointError if a number is not finite: the checkpoints are
         from before it.
         """
-        self._check(numbers)
+        check_finite(numbers, self.schedule)
         for name, number in numbers.items():
             self.totals[name] += pictures * number
         self.pictures += pictures
         now = time.monotonic()
-        self.schedule.advance(time_factor * (now - self.step_begun))
+        self.schedule.advance(now - self.step_begun)
         self.step_begun = now
         forecast = self.schedule.forecast()
         if forecast:
@@ -65,15 +59,17 @@ class EpochLog:
         means["pictures_per_s"] = round(pictures / seconds, 1)
         return means
 
-    def _check(self, numbers):
-        if all(map(math.isfinite, numbers.values())):
-            return
-        said = ", ".join(f"{name} = {number}" for name, number in numbers.items())
-        raise CheckpointError(
-            f"the loss or its gradient is not finite at step {self.schedule.step} ({said}); the "
-            "checkpoints are from before it",
-            options=f"--resume --lr {self.schedule.rates.peak / 3:.1g}",
-        )
+
+def check_finite(numbers: dict[str, float], schedule: Schedule):
+    """Raise CheckpointError if a number of the step under way is not finite."""
+    if all(map(math.isfinite, numbers.values())):
+        return
+    said = ", ".join(f"{name} = {number}" for name, number in numbers.items())
+    raise CheckpointError(
+        f"the loss or its gradient is not finite at step {schedule.step} ({said}); the "
+        "checkpoints are from before it",
+        options=f"--resume --lr {schedule.rates.peak / 3:.1g}",
+    )
 
 
 def epoch_line(row: dict[str, Any], schedule: Schedule, is_best: bool) -> str:
@@ -83,5 +79,5 @@ def epoch_line(row: dict[str, Any], schedule: Schedule, is_best: bool) -> str:
     star = "*" if is_best else " "
     return (
         f"epoch {row['epoch']:3d}{of_all}  train {row['train_loss']:.4f}  "
-        f"held-out {row['val_loss']:.4f}{star} landmarks {row['val_landmarks']:.3f}  "
-        f"lr {row['lr']:.1e}  {row['pictures_per_s']:.0f} pictures/s  {left}")
+        f"held-out {row['val_loss']:.4f}{star} lr {row['lr']:.1e}  "
+        f"{row['pictures_per_s']:.0f} pictures/s  {left}")

@@ -60,6 +60,7 @@ class Schedule:
         self.first_step = step
         self.first_progress = step / (epochs * steps_per_epoch)
         self.seconds_per_step = 0.0
+        self.first_s = self._elapsed()
         self.update()
 
     def update(self):
@@ -68,8 +69,8 @@ class Schedule:
         if self.limit.minutes is None:
             return
         reserve = 1.5 * self.limit.validation_s + RESERVE_S
-        usable = max(1.0, 60 * self.limit.minutes - reserve)
-        share = self._elapsed() / usable
+        usable = max(1.0, 60 * self.limit.minutes - reserve - self.first_s)
+        share = (self._elapsed() - self.first_s) / usable
         by_time = self.first_progress + (1 - self.first_progress) * share
         self.progress = distributed.broadcast(max(self.progress, by_time))
 

@@ -51,15 +51,16 @@ class Progress:
 
 
 class TrainState:
-    """The networks and optimizers of a training, on a device.
+    """The networks and optimizers of a training, on a device. It begins with hearing; drawing
+    begins with begin_drawing().
 
     model: the generator as it is trained. averaged: the network with the exponential moving average
     of its weights, which is validated, shown and kept; ema keeps it up to date. ema_decay: share of
     the average that each step keeps. teacher: the base that the training started from, for other
     people's voices, None without a base.
-    generator_ddp, discriminator_ddp: model and discriminator wrapped such that backward() averages
-    the gradients of several processes; without a backward() to average, the discriminator is used
-    as it is.
+    generator_ddp, discriminator_ddp: while it draws, model and discriminator wrapped such that
+    backward() averages the gradients of several processes; without a backward() to average, the
+    discriminator is used as it is.
     """
 
     def __init__(
@@ -85,8 +86,6 @@ class TrainState:
             freeze_features(self.model)
         if compile_model:
             self.model.compile()
-        self.generator_ddp = distributed.wrap_ddp(self.model)
-        self.discriminator_ddp = distributed.wrap_ddp(self.discriminator)
         # the learning rate is set at each step
         self.optimizer = AdamW(
             self.model.parameters(),
@@ -98,6 +97,20 @@ class TrainState:
             betas=(0.5, 0.99),
             fused=True,
         )
+
+    def begin_drawing(self, heard: LipUNet | None = None):
+        """From here on the audio branch stays as it is, and all else learns. heard: the network
+        that has learned to hear, None with --resume.
+        """
+        for part in (self.model.audio_encoder, self.model.landmark_head):
+            part.requires_grad_(False)
+        if heard:
+            self.model.load_state_dict(heard.state_dict())
+            self.averaged.load_state_dict(heard.state_dict())
+            self.ema.n_averaged.zero_()  # a young average forgets what it began with
+            self.optimizer.state.clear()
+        self.generator_ddp = distributed.wrap_ddp(self.model)
+        self.discriminator_ddp = distributed.wrap_ddp(self.discriminator)
 
     def state_dict(self) -> dict[str, Any]:
         """What --resume needs beside the averaged network: nested dicts of tensors."""
@@ -147,7 +160,6 @@ def make_checkpoint(state: TrainState, progress: Progress, meta: Meta) -> dict[s
         "settings": asdict(progress.settings),
         "contract": CONTRACT,
         "history": progress.history,
-        "base": state.teacher is not None,
         "data": {"id": meta.id, "clip": Path(meta.source.path).name},
     }
 

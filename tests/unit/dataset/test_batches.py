@@ -105,7 +105,7 @@ def test_footage_that_nothing_can_be_learned_from_can_still_be_spoken_on(clip):
 
 def test_training_sees_nothing_of_the_held_out_part(clip):
     """Neither pictures, references nor sound of a training batch come from the held-out part."""
-    dataset = LipDataset(clip, train=True, extra_sounds=5)
+    dataset = LipDataset(clip, train=True)
     held = split(clip)[1]
     lower_faces = np.array(clip.lower_faces)
     lower_faces[held] = 0  # a held-out picture would show as black
@@ -115,38 +115,44 @@ def test_training_sees_nothing_of_the_held_out_part(clip):
         assert batch.reference.float().mean(dim=(2, 3, 4)).min() > 1
         assert batch.lower_face.float().mean(dim=(1, 2, 3)).min() > 1
         assert torch.isfinite(batch.mel).all()
-        assert torch.isfinite(batch.extra_mel).all()
+    mel, _ = dataset.draw_sounds(500)
+    assert torch.isfinite(mel).all()
 
 
 def test_an_epoch_shows_every_training_frame_once_and_its_seed_repeats_it(clip, monkeypatch):
     monkeypatch.setattr(augment, "SILENT_SHARE", 0)
     dataset = LipDataset(clip, train=True)
     first, again, other = (epoch_of(dataset, seed) for seed in (3, 3, 4))
-    seen = torch.cat([batch.landmarks for batch in first]).numpy()
-    assert np.array_equal(seen, dataset.norm.landmarks[dataset.frames])
+    seen = torch.cat([batch.target_points for batch in first]).numpy()
+    assert np.array_equal(seen, clip.points[dataset.frames])
     for a, b, c in zip(first, again, other, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
         assert not torch.equal(a.mel, c.mel)
         assert not torch.equal(a.reference, c.reference)
 
 
-def test_extra_sounds_have_landmarks_behind_those_of_the_pictures(clip):
-    dataset = LipDataset(clip, train=True, extra_sounds=5)
-    batch = epoch_of(dataset, 0)[0]
-    assert batch.mel.shape == (8, 64, 80)
-    assert batch.extra_mel.shape == (5, 64, 80)
-    assert batch.landmarks.shape == (13, 130)
-    assert batch.target_points.shape == (8, 65, 2)
+def test_sounds_come_with_the_landmarks_of_their_frame(clip, monkeypatch):
+    monkeypatch.setattr(augment, "SILENT_SHARE", 0)
+    monkeypatch.setattr(augment, "AS_RECORDED_SHARE", 1)
+    dataset = LipDataset(clip, train=True)
+    dataset.set_epoch(0)
+    mel, landmarks = dataset.draw_sounds(40)
+    assert mel.shape == (40, 64, 80)
+    windows = clip.mel_windows[dataset.trained]
+    for heard, seen in zip(mel.numpy(), landmarks.numpy(), strict=True):
+        [k] = np.flatnonzero((windows == heard).all(axis=(1, 2)))
+        assert np.array_equal(seen, dataset.norm.landmarks[dataset.trained[k]])
 
 
 def test_silence_is_shown_a_closed_mouth(clip, monkeypatch):
     """Samples that hear only a noise floor are shown a frame whose mouth is closed."""
     monkeypatch.setattr(augment, "SILENT_SHARE", 1)
-    dataset = LipDataset(clip, train=True, extra_sounds=64)
-    batch = epoch_of(dataset, 0)[0]
-    assert batch.extra_mel.max() < -3.5
+    dataset = LipDataset(clip, train=True)
+    dataset.set_epoch(0)
+    mel, landmarks = dataset.draw_sounds(64)
+    assert mel.max() < -3.5
     at_rest = dataset.norm.landmarks[dataset.at_rest]
-    assert all((at_rest == row).all(axis=1).any() for row in batch.landmarks.numpy())
+    assert all((at_rest == row).all(axis=1).any() for row in landmarks.numpy())
     opening = clip.track.opening
     assert opening[dataset.at_rest].max() <= np.quantile(opening, 0.3)
 
@@ -157,7 +163,6 @@ def test_validation_frames_are_evenly_spaced_and_as_recorded(clip):
     assert dataset.frames.tolist() == held[np.linspace(0, len(held) - 1, 5).astype(int)].tolist()
     batch = dataset.__getitems__([2])
     assert torch.equal(batch.mel, torch.from_numpy(clip.mel_windows[dataset.frames[2:3]]))
-    assert len(batch.extra_mel) == 0
 
 
 def test_a_clip_too_short_to_train_on_is_refused(clip):

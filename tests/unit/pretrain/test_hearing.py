@@ -9,7 +9,7 @@ from models import losses
 from utils.cli import UserError
 from utils.face.landmarks import mouth_matrix
 from utils.pretrain import __main__ as pretrain
-from utils.pretrain.voices import VoiceDataset, mixed_batches
+from utils.pretrain.voices import VoiceDataset
 from utils.training.base import AUDIO_BRANCH, save_base
 from utils.training.schedule import Rates, Schedule
 
@@ -20,15 +20,16 @@ CPU = torch.device("cpu")
 def dataset(voice, monkeypatch):
     """The speaker, and few sounds kept of them."""
     monkeypatch.setattr(pretrain, "KEPT_SOUNDS", 128)
-    return VoiceDataset(voice, train=True, extra_sounds=16)
+    monkeypatch.setattr(pretrain, "SOUNDS", 64)
+    return VoiceDataset(voice, train=True)
 
 
 def hearing_loss(state, dataset):
-    batch = next(mixed_batches([dataset], 0, 7))
+    mel, real = next(pretrain.mixed_sounds([dataset], 7))
     with torch.inference_mode():
-        landmarks = state.averaged.predict_landmarks(state.averaged.encode_audio(batch.extra_mel))
+        landmarks = state.averaged.predict_landmarks(state.averaged.encode_audio(mel))
     to_mouth = torch.from_numpy(mouth_matrix())
-    return losses.landmark_and_mouth_loss(landmarks, batch.landmarks, to_mouth).item()
+    return losses.landmark_and_mouth_loss(landmarks, real, to_mouth).item()
 
 
 def changed(state, before):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from utils.dataset.batches import MOUTH_STD, LipDataset
+from utils.dataset.batches import MOUTH_STD, Batch, LipDataset
 from utils.face.landmarks import mouth_matrix
-from utils.pretrain.voices import VoiceDataset, join, mixed_batches
+from utils.pretrain import __main__ as pretrain
+from utils.pretrain.voices import VoiceDataset, mixed
 
 
 def test_landmarks_are_normalised_clip_by_clip(voice):
@@ -22,26 +23,38 @@ def test_landmarks_are_normalised_clip_by_clip(voice):
     assert np.abs(whole[:len(first)] - whole[len(first):]).max() > 1
 
 
-def test_a_batch_is_what_the_speakers_give(voice):
-    """Pictures first, then extra sounds: as LipUNet predicts their landmarks."""
-    dataset = VoiceDataset(voice, train=True, extra_sounds=3)
-    dataset.set_epoch(1)
-    parts = [dataset.__getitems__([k, k + 1]) for k in (0, 5)]
-    batch = join(parts)
-    assert batch.mel.shape == (4, 64, 80)
-    assert batch.extra_mel.shape == (6, 64, 80)
-    expected = [part.landmarks[:2] for part in parts] + [part.landmarks[2:] for part in parts]
-    assert torch.equal(batch.landmarks, torch.cat(expected))
-
-
-def test_all_speakers_are_seen(voice):
-    datasets = [VoiceDataset(voice, train=True, extra_sounds=1) for _ in range(3)]
-    seen = set()
+def test_sounds_are_what_the_speakers_give(voice):
+    """As many of each of the few speakers, with the landmarks of their own frames."""
+    datasets = [VoiceDataset(voice, train=True) for _ in range(3)]
     for k, dataset in enumerate(datasets):
-        dataset.__getitems__ = lambda frames, k=k, own=dataset.__getitems__: (
-            seen.add(k), own(frames))[1]
-    batches = list(itertools.islice(mixed_batches(datasets, 8, seed=0), 12))
+        dataset.norm = dataset.norm._replace(landmarks=np.full_like(dataset.norm.landmarks, k))
+
+    def sounds(seed):
+        return mixed(datasets, seed, lambda dataset: dataset.draw_sounds(4))
+
+    seen = set()
+    for mel, landmarks in itertools.islice(sounds(0), 12):
+        assert mel.shape == (16, 64, 80)
+        assert landmarks.shape == (16, 130)
+        speakers = landmarks.unflatten(0, (4, 4))
+        assert (speakers == speakers[:, :1, :1]).all()
+        seen |= set(landmarks[:, 0].tolist())
     assert seen == {0, 1, 2}
-    assert batches[0].lower_face.shape == (8, 84, 168, 3)
-    again = next(mixed_batches(datasets, 8, seed=0))
-    assert torch.equal(batches[0].lower_face, again.lower_face)
+    first, again, other = (next(sounds(seed))[0] for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_pictures_are_of_all_speakers(voice):
+    datasets = [VoiceDataset(voice, train=True) for _ in range(3)]
+    drawn = []
+
+    def draw(dataset):
+        drawn.append(datasets.index(dataset))
+        return pretrain.draw_pictures(dataset)
+
+    batch, *_ = (Batch(*parts) for parts in itertools.islice(mixed(datasets, 0, draw), 12))
+    assert set(drawn) == {0, 1, 2}
+    assert batch.lower_face.shape == (8, 84, 168, 3)
+    again = next(mixed(datasets, 0, draw))
+    assert torch.equal(batch.lower_face, Batch(*again).lower_face)
