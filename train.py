@@ -1,7 +1,8 @@
 """Step 2 of 4: learn "this sound, this mouth" from the prepared clip.
 
 First it learns to hear: which mouth a sound belongs to. Then to draw mouths with the hearing as it
-is: learned together, both take longer.
+is: learned together, both take longer. What time did not allow of hearing is made up for with
+--resume.
 
 Reads   data/                     from preprocess.py
 Writes  checkpoints/best.pth      the network that draws the held-out part best
@@ -57,7 +58,7 @@ from utils.training.state import (
     make_checkpoint,
     restore,
 )
-from utils.training.steps import judge, optimizer_step, steps, to_float, validate
+from utils.training.steps import judge, optimizer_step, to_float, until_over, validate
 from utils.usable_frames import check_mouth
 
 # -- edit these -----------------------------------------------------------------------------------
@@ -109,11 +110,11 @@ def train_hearing(
     """Train the audio branch until the schedule is over; each process makes all of it. Returns the
     network with as much of what it has learned as serves the held-out part.
     """
-    torch.manual_seed(SEED)
-    trained.set_epoch(SEED, 0)
+    torch.manual_seed(SEED + schedule.step)
+    trained.set_epoch(SEED, 0, schedule.step)
     state.model.train()
     to_mouth = torch.from_numpy(mouth_matrix()).to(state.device)
-    for lr in steps(schedule, "learning to hear"):
+    for lr in until_over(schedule, "learning to hear"):
         # 1. this voice: predict landmarks from the sound
         mel, real = to_device(trained.draw_sounds(SOUNDS), state.device)
         with autocast(state.device):
@@ -128,11 +129,13 @@ def train_hearing(
         gradient_norm = optimizer_step(state.optimizer, loss, lr)
         check_finite({"loss": loss.item(), "gradient_norm": gradient_norm}, schedule)
         state.ema.update_parameters(state.model)
+
+    # 4. back towards the base
     return state.teacher.restrain(state.averaged, held) if state.teacher else state.averaged
 
 
 def voices_loss(state: TrainState, to_mouth: Tensor) -> Tensor:
-    """Do other people's voices still move the mouth? The landmark loss where the base is right."""
+    """Do other people's voices still move the mouth? As the base hears them, times VOICES_GAIN."""
     with autocast(state.device):
         features, heard = state.teacher.ask(SOUNDS)
         landmarks = state.model.predict_landmarks(state.model.audio_encoder(features))
@@ -178,26 +181,27 @@ def build_or_resume(
 ) -> tuple[TrainState, Progress]:
     """Networks and optimizers: new, or as checkpoints/last.pth holds them with --resume."""
     path = Path(args.checkpoints) / "last.pth"
-    steps_per_epoch = len(dataset) / (args.batch_size or BATCH_SIZE)
-    epochs = max(EPOCHS, math.ceil(MIN_STEPS / steps_per_epoch))
-    settings = Settings(BATCH_SIZE, LR, epochs, SEED)
-    found = None
-    is_begun = False
     if args.resume:
         model, saved = checkpoint.load(path)
         settings = Settings(**saved["settings"])
-        is_begun = saved["epoch"] > 0
-    torch.manual_seed(SEED)
-    if not is_begun:
+        found = find_base(model) if saved["base"] else None
+        frozen = model.audio_encoder.conv1.weight
+        if found and not torch.equal(found["model"]["audio_encoder.conv1.weight"], frozen):
+            raise CheckpointError(f"{path} was begun with another base than {BASE}")
+    else:
+        torch.manual_seed(SEED)
         model = build_model(dataset)
         found = find_base(model)
         if found:
             base.start_from(found, model)
+        steps_per_epoch = len(dataset) / (args.batch_size or BATCH_SIZE)
+        epochs = max(EPOCHS, math.ceil(MIN_STEPS / steps_per_epoch))
+        settings = Settings(BATCH_SIZE, LR, epochs, SEED)
     settings.epochs = args.epochs or settings.epochs
     settings.batch_size = args.batch_size or settings.batch_size
     settings.lr = args.lr or settings.lr
     state = TrainState(model, device, EMA_DECAY, WEIGHT_DECAY, found, COMPILE)
-    if not is_begun:
+    if not args.resume:
         return state, Progress(settings)
     progress = restore(state, settings, saved, path, dataset.clip.meta)
     if args.epochs:
@@ -237,6 +241,24 @@ def make_loaders(
     return loader, val_loader
 
 
+def minutes_left(args: argparse.Namespace) -> float | None:
+    """Of --max-minutes; None without it."""
+    return args.max_minutes and args.max_minutes - (time.monotonic() - START) / 60
+
+
+def hearing_schedule(
+    args: argparse.Namespace,
+    progress: Progress,
+    steps_per_epoch: int,
+    rates: Rates,
+) -> Schedule:
+    """What is to be learned of hearing, in this run and before."""
+    steps = min(HEARING_STEPS, progress.settings.epochs * steps_per_epoch)
+    minutes = minutes_left(args)
+    limit = TimeLimit(time.monotonic(), minutes and HEARING_SHARE * minutes)
+    return Schedule(1, steps, progress.heard, rates, limit)
+
+
 def seed_epoch(loader: DataLoader, epoch: int):
     """Each epoch draws from its own number, so that --resume repeats an interrupted one exactly."""
     rank = distributed.rank()
@@ -273,20 +295,22 @@ def train(
     state, progress = build_or_resume(args, trained, device)
     if is_writer and not args.resume:
         checkpoint.keep_earlier(folder)
+    if is_writer and not progress.epoch:
         content = make_checkpoint(state, progress, trained.clip.meta)
         checkpoint.save(folder / "last.pth", content)
     maps = to_device(mouth_weight_maps(trained, MOUTH_WEIGHT), device)
     loader, val_loader = make_loaders(trained, held, progress.settings.batch_size)
     rates = Rates(progress.settings.lr, FINAL_LR, WARMUP_STEPS)
     heard = None
-    if not progress.epoch:
-        count = min(HEARING_STEPS, progress.settings.epochs * len(loader))
-        limit = TimeLimit(START, args.max_minutes and HEARING_SHARE * args.max_minutes)
-        heard = train_hearing(state, trained, held, Schedule(1, count, 0, rates, limit))
+    schedule = hearing_schedule(args, progress, len(loader), rates)
+    if not schedule.is_over():
+        heard = train_hearing(state, trained, held, schedule)
+        progress.heard = schedule.step
     state.begin_drawing(heard)
     begun = time.monotonic()
     validate(state.averaged, val_loader, maps, device)  # the time limit leaves room for one
-    limit = TimeLimit(START, args.max_minutes, time.monotonic() - begun)
+    now = time.monotonic()
+    limit = TimeLimit(now, minutes_left(args), now - begun)
     schedule = Schedule(progress.settings.epochs, len(loader), progress.step, rates, limit)
     while progress.epoch < schedule.epochs:
         # 1. train for an epoch

@@ -26,7 +26,7 @@ AGREE_ROWS = 4  # two estimates agree if they differ by no more than this (40 ms
 
 # Found where sound and picture are synchronous: -6, -15 and +17 ms on three recordings, -26 ms on
 # the drawn sample. How long before a sound the lips move differs as much from voice to voice.
-BIAS_MS = -7.0
+BIAS_MS = -10.0
 
 # Strength of the peak: its height times the root of the clip's seconds less one. Unrelated sound
 # has 0.6 at any length, and 1.2 in one of a thousand clips; a person's own sound has 1.2 to 2.3 in

@@ -6,7 +6,7 @@ of these constants changes the data: run preprocess.py and train.py again after 
 
 from pathlib import Path
 
-VERSION = 2  # of the files in data/ and of the checkpoints; raise it when their format changes
+VERSION = 3  # of the files in data/ and of the checkpoints; raise it when their meaning changes
 
 # -- pictures --------------------------------------------------------------------------------------
 FPS = 25                      # pictures per second, whatever the source has

@@ -25,7 +25,7 @@ STEADY_FRAMES = 5      # repetitions in a row: at a low rate there are fewer
 SAME_SHARE = 0.1       # of the largest change nearby: a repetition that an encoder has changed
 NEAR_FRAMES = 5        # what counts as nearby
 REST_TIMES = 2         # a picture that stays this many times longer than usual is no low rate
-LEAST_MOVEMENT = 0.03  # eye distances of opening, within a second: a photo has 0.005, and nearly
+LEAST_MOVEMENT = 0.03  # eye distances of opening, within a second: a photo has 0.01, and nearly
                        # every second of speech more
 FLOOR_LOG = 0.01       # log-mel above MEL_FLOOR: with less nothing was recorded
 HUSHED_SHARE = 0.5     # as audio.QUIET_SHARE: a breath or an echo need not move the mouth

@@ -1,5 +1,7 @@
 """utils.pretrain on clips of two speakers, and a training that starts from what it made."""
 
+import copy
+
 import pytest
 import torch
 from helpers.messages import error_line
@@ -40,10 +42,15 @@ def test_a_base_is_learned_and_trained_from(run_script, clips, tiny_data, tmp_pa
     monkeypatch.setattr(train, "BASE", path)
     words = ("--data", tiny_data, "--checkpoints", tmp_path / "net", "--max-minutes", 0.01)
     begun = []
-    monkeypatch.setattr(train, "make_checkpoint", lambda state, *_: begun.append(state) or {})
+
+    def note(state, *_):
+        begun.append(copy.deepcopy(state.model.state_dict()))
+        return {}
+
+    monkeypatch.setattr(train, "make_checkpoint", note)
     monkeypatch.setattr(train, "train_epoch", lambda *_: 1 / 0)  # only the start is looked at
     with pytest.raises(ZeroDivisionError):
         run_script("train", *words)
     weights = load_base(path, LipUNet())["model"]
     name = "audio_encoder.gru.weight_ih_l0"
-    assert torch.equal(begun[0].model.state_dict()[name], weights[name])
+    assert torch.equal(begun[0][name], weights[name])

@@ -25,6 +25,7 @@ from models.unet import LipUNet
 from utils import footage_faces, footage_sound, generate, sample, storage
 from utils.evaluate import preview
 from utils.media.reader import read_sound
+from utils.training import state
 
 CLIP_SECONDS = 2
 SPEECH_SECONDS = 0.6
@@ -87,7 +88,8 @@ def quick():
         draw = remembered(inference.generate_lower_faces, lambda *arguments: "one speech")
         patch.setattr(inference, "generate_lower_faces", draw)
         patch.setattr(train, "train_epoch", quick_epoch)
-        patch.setattr(train, "LipUNet", functools.partial(LipUNet, **SMALL))
+        patch.setattr(state, "LipUNet", functools.partial(LipUNet, **SMALL))
+        patch.setattr(train, "HEARING_STEPS", 2)
         patch.setattr(train, "VALIDATION_FRAMES", 2)
         patch.setattr(preview, "FRAMES", 1)
         patch.setattr(train.meter, "brief", lambda *arguments: "not measured")

@@ -90,6 +90,7 @@ def resume(path, dataset):
     args = argparse.Namespace(
         checkpoints=str(path.parent), resume=True, epochs=None, batch_size=None, lr=None)
     networks, progress = train.build_or_resume(args, dataset, CPU)
+    networks.begin_drawing()
     settings = progress.settings
     steps = math.ceil(len(dataset) / settings.batch_size)
     rates = Rates(settings.lr, train.FINAL_LR, train.WARMUP_STEPS)

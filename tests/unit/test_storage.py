@@ -193,7 +193,7 @@ def test_data_of_the_first_version_is_refused_before_anything_else(data):
     first = dict(list(CONTRACT.items())[1:])
     change_meta(data, contract={**first, "hop": 17}, frames=None, references=...)
     (data / "track.npz").unlink()
-    assert "was made with version = 1, but utils/contract.py has 2" in refused(data)
+    assert "was made with version = 1, but utils/contract.py has 3" in refused(data)
 
 
 @pytest.mark.parametrize("name", ["face/000019.png", "face/000007.png", "audio/000000.npy"])

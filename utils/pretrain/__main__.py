@@ -44,7 +44,7 @@ from utils.training.base import load_base, save_base
 from utils.training.device import autocast, resolve, to_device
 from utils.training.schedule import Rates, Schedule, TimeLimit
 from utils.training.state import TrainState
-from utils.training.steps import judge, optimizer_step, steps, to_float, validate
+from utils.training.steps import judge, optimizer_step, to_float, until_over, validate
 
 # -- edit these -----------------------------------------------------------------------------------
 HEARING_SHARE = 0.3           # of the minutes; the rest is for drawing
@@ -110,7 +110,7 @@ def train_hearing(state: TrainState, datasets: list[VoiceDataset], schedule: Sch
     state.model.train()
     to_mouth = torch.from_numpy(mouth_matrix()).to(state.device)
     sounds = mixed_sounds(datasets, SEED)
-    for lr in steps(schedule, "learning to hear"):
+    for lr in until_over(schedule, "learning to hear"):
         mel, real = to_device(tuple(next(sounds)), state.device)
         with autocast(state.device):
             landmarks = state.model.predict_landmarks(state.model.encode_audio(mel))
@@ -132,7 +132,7 @@ def train_drawing(state: TrainState, datasets: list[VoiceDataset], schedule: Sch
     state.begin_drawing(state.averaged)
     maps = to_device(mouth_weight_maps(datasets[0], MOUTH_WEIGHT), state.device)
     batches = mixed(datasets, SEED + 1, draw_pictures)
-    for lr in steps(schedule, "learning to draw"):
+    for lr in until_over(schedule, "learning to draw"):
         batch = to_device(Batch(*next(batches)), state.device)
         real = to_float(batch.lower_face)
         with autocast(state.device):

@@ -80,19 +80,21 @@ class Teacher:
         to_mouth = torch.from_numpy(mouth_matrix()).to(device)
         old = self.network.state_dict()
         restrained = copy.deepcopy(model)
-        tried: dict[float, tuple[float, dict[str, Tensor]]] = {}  # share and weights by their loss
-        for share in SHARES:
-            weights = {
+
+        def keep(share):
+            restrained.load_state_dict({
                 name: old[name].lerp(new, share) if name.startswith(AUDIO_BRANCH) else new
-                for name, new in model.state_dict().items()}
-            restrained.load_state_dict(weights)
+                for name, new in model.state_dict().items()})
+
+        losses = {}
+        for share in SHARES:
+            keep(share)
             heard = restrained.predict_landmarks(restrained.encode_audio(mel))
-            loss = landmark_and_mouth_loss(heard, real, to_mouth).item()
-            tried.setdefault(loss, (share, weights))
-        share, weights = tried[min(tried)]
-        restrained.load_state_dict(weights)
-        say(f"hearing: loss {min(tried):.2f} on the held-out part, {loss:.2f} before; "
-            f"{share:.0%} of what was learned is kept")
+            losses[share] = landmark_and_mouth_loss(heard, real, to_mouth).item()
+        best = min(SHARES, key=losses.__getitem__)
+        keep(best)
+        say(f"hearing: loss {losses[best]:.2f} on the held-out part, the base's {losses[0]:.2f}; "
+            f"{best:.0%} of what was learned is kept")
         return restrained
 
 

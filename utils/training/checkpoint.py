@@ -3,10 +3,11 @@ all.
 
     model, model_args    the network (its exponential average) and how it is built
     training             networks and optimizers, all that --resume needs; empty in best.pth
-    scheduler            {"step": steps made}
+    scheduler            {"heard": steps of hearing, "step": of drawing}
     epoch, best          epochs made; lowest held-out figure
     settings             batch_size, lr, epochs, seed of the training
     history              a dict of numbers for each epoch: what log.csv shows
+    base                 whether it began from a base, which is then its teacher
     contract, data       constants it was trained with; {"id", "clip"} of what it was trained on
 """
 
@@ -110,6 +111,7 @@ def _check(saved):
         "audio_width": _is_count(args["audio_width"], 1, LARGEST_AUDIO_WIDTH),
         "dropout": _is_number(args["dropout"]) and 0 <= args["dropout"] <= 1,
         "epoch": _is_count(saved["epoch"]),
+        "heard": _is_count(saved["scheduler"]["heard"]),
         "step": _is_count(saved["scheduler"]["step"]),
         "best": type(saved["best"]) is float and saved["best"] >= 0,
         "settings": settings.keys() == {"batch_size", "lr", "epochs", "seed"},
@@ -119,6 +121,7 @@ def _check(saved):
         "lr": _is_number(settings["lr"]) and settings["lr"] >= 0,
         "id": isinstance(data["id"], str),
         "clip": isinstance(data["clip"], str),
+        "base": type(saved["base"]) is bool,
         "history": all(_is_history_row(row) for row in saved["history"]),
     }
     for key, is_valid in valid.items():

@@ -25,7 +25,8 @@ class Rates:
 @dataclass
 class TimeLimit:
     """Limit of one run. minutes: allowed from `start` (s of time.monotonic), None for no limit.
-    validation_s: seconds that an epoch takes beside its steps.
+    validation_s: seconds that an epoch takes beside its steps; if it does, time for that and for
+    saving is kept free at the end.
     """
 
     start: float = 0.0
@@ -60,7 +61,6 @@ class Schedule:
         self.first_step = step
         self.first_progress = step / (epochs * steps_per_epoch)
         self.seconds_per_step = 0.0
-        self.first_s = self._elapsed()
         self.update()
 
     def update(self):
@@ -68,9 +68,10 @@ class Schedule:
         self.progress = self.step / (self.epochs * self.steps_per_epoch)
         if self.limit.minutes is None:
             return
-        reserve = 1.5 * self.limit.validation_s + RESERVE_S
-        usable = max(1.0, 60 * self.limit.minutes - reserve - self.first_s)
-        share = (self._elapsed() - self.first_s) / usable
+        validation_s = self.limit.validation_s
+        reserve = validation_s and 1.5 * validation_s + RESERVE_S
+        usable = max(1.0, 60 * self.limit.minutes - reserve)
+        share = self._elapsed() / usable
         by_time = self.first_progress + (1 - self.first_progress) * share
         self.progress = distributed.broadcast(max(self.progress, by_time))
 

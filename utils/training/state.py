@@ -38,11 +38,13 @@ class Settings:
 class Progress:
     """How far training has come.
 
-    epoch, step: made so far. best: lowest held-out figure. history: a dict of numbers for each
-    epoch. patience_start_epoch: epoch from which patience counts.
+    heard: steps of hearing made so far. epoch, step: of drawing. best: lowest held-out figure.
+    history: a dict of numbers for each epoch. patience_start_epoch: epoch from which patience
+    counts.
     """
 
     settings: Settings
+    heard: int = 0
     epoch: int = 0
     step: int = 0
     best: float = float("inf")
@@ -100,7 +102,7 @@ class TrainState:
 
     def begin_drawing(self, heard: LipUNet | None = None):
         """From here on the audio branch stays as it is, and all else learns. heard: the network
-        that has learned to hear, None with --resume.
+        that has learned to hear; None if that was done before.
         """
         for part in (self.model.audio_encoder, self.model.landmark_head):
             part.requires_grad_(False)
@@ -108,7 +110,7 @@ class TrainState:
             self.model.load_state_dict(heard.state_dict())
             self.averaged.load_state_dict(heard.state_dict())
             self.ema.n_averaged.zero_()  # a young average forgets what it began with
-            self.optimizer.state.clear()
+            self.optimizer.state.clear()  # moments of hearing
         self.generator_ddp = distributed.wrap_ddp(self.model)
         self.discriminator_ddp = distributed.wrap_ddp(self.discriminator)
 
@@ -154,12 +156,13 @@ def make_checkpoint(state: TrainState, progress: Progress, meta: Meta) -> dict[s
         "model": state.averaged.state_dict(),
         "model_args": state.model.model_args,
         "training": state.state_dict(),
-        "scheduler": {"step": progress.step},
+        "scheduler": {"heard": progress.heard, "step": progress.step},
         "epoch": progress.epoch,
         "best": float(progress.best),
         "settings": asdict(progress.settings),
         "contract": CONTRACT,
         "history": progress.history,
+        "base": state.teacher is not None,
         "data": {"id": meta.id, "clip": Path(meta.source.path).name},
     }
 
@@ -189,6 +192,7 @@ def restore(
             f"{path} holds no training to go on with ({type(error).__name__}: {error})") from error
     return Progress(
         settings,
+        heard=saved["scheduler"]["heard"],
         epoch=saved["epoch"],
         step=step,
         best=saved["best"],

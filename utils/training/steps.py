@@ -20,9 +20,10 @@ from utils.training.state import TrainState
 CLIP_NORM = 1.0          # maximum norm of a step's gradient
 
 
-def steps(schedule: Schedule, title: str) -> Iterator[float]:
+def until_over(schedule: Schedule, title: str) -> Iterator[float]:
     """Yield the learning rate of each step until the schedule is over, with a bar."""
-    with tqdm(total=100, desc=title, unit="%") as bar:
+    silent = distributed.rank() > 0
+    with tqdm(total=100, desc=title, unit="%", leave=False, disable=silent) as bar:
         while not schedule.is_over():
             begun = time.monotonic()
             yield schedule.lr()
@@ -78,7 +79,7 @@ def judge(
 
 def optimizer_step(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> float:
     """One step down the loss. Returns the norm of the gradient before it is clipped; if it is not
-    finite nothing is changed, and check_finite() stops the training.
+    finite nothing is changed; check_finite() ends a training then.
     """
     group = optimizer.param_groups[0]
     group["lr"] = lr

