@@ -33,7 +33,7 @@ from utils.storage import check_contract, read_asset, reading
 from utils.training import checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "base.pth"
-SHIPPED_SHA256 = "5e4070997215bcab702192804f0f5a14f3e904f79e550d282cecbf9767fffe74"
+SHIPPED_SHA256 = "6ed6ba101af57abc0d7e42c1a9d34a9d0b57a2104c974d19fd0b9e375bd578cd"
 # Of the person, not of the base: where the landmarks of this face lie, and how far they move.
 PERSONAL = ("landmark_pose_fit", "landmark_std")
 AUDIO_BRANCH = ("audio_encoder", "landmark_head")  # what the names of its weights begin with
