@@ -278,6 +278,18 @@ def test_interrupted_while_it_hears_it_begins_again(run, tmp_path, monkeypatch):
     assert all(torch.equal(whole["model"][key], parts["model"][key]) for key in whole["model"])
 
 
+def test_resume_refuses_another_base(run, tmp_path, monkeypatch):
+    """Its features would be of other convolutions than those that the training has frozen."""
+    for seed, more in ((1, ("--epochs", 1)), (2, ("--epochs", 2, "--resume"))):
+        torch.manual_seed(seed)
+        path = tmp_path / f"base{seed}.pth"
+        save_base(path, state.LipUNet(), Discriminator(), torch.randn(20, 16, 192), "a test")
+        monkeypatch.setattr(train, "BASE", path)
+        result = run(*more)
+    assert result.code == 1
+    assert re.search(r"last\.pth was begun with another base than .*base2\.pth", result.err)
+
+
 @pytest.mark.parametrize(("more", "steps"), [((), []), (("--epochs", 2), [11]), (
     ("--epochs", 1000), [989])])
 def test_resume_hears_what_more_epochs_allow(one_epoch, run, tmp_path, monkeypatch, more, steps):
