@@ -112,7 +112,7 @@ class Schedule:
         minutes = epochs * each / 60
         line = f"about {each:.0f} s an epoch on this machine; {epochs} epochs = {minutes:.1f} min"
         if self.limit.minutes is not None and minutes > self.limit.minutes:
-            line += f", cut to {self.limit.minutes:g} min by --max-minutes"
+            line += f", cut to {self.limit.minutes:.1f} min by --max-minutes"
         return line
 
     def maybe_stop_early(
