@@ -56,7 +56,8 @@ def test_the_forecast_knows_what_is_done_and_the_minutes_allowed():
     for _ in range(10):
         schedule.advance(0.2)
     assert schedule.forecast() == (
-        "about 24 s an epoch on this machine; 30 epochs = 12.0 min, cut to 5.0 min by --max-minutes")
+        "about 24 s an epoch on this machine; 30 epochs = 12.0 min, "
+        "cut to 5.0 min by --max-minutes")
     assert schedule.minutes_left() == pytest.approx(5, abs=0.05)
 
 
