@@ -52,7 +52,8 @@ def test_memory_of_training_does_not_grow_with_the_film(folders, tmp_path):
     for data in folders:
         checkpoints = tmp_path / data.parent.name
         command = ("train.py", "--data", data, "--checkpoints", checkpoints, *limits)
-        peaks.append(peak_mb(*command))
+        # the smaller of two: the peak of one run differs by a fifth, as memory is given back
+        peaks.append(min(peak_mb(*command) for _ in range(2)))
     assert peaks[1] < MOST_GROWTH * peaks[0], peaks
 
 
