@@ -174,7 +174,7 @@ def test_first_run_of_a_newcomer(script, tmp_path):
     driving speech."""
     script("utils.sample", cwd=tmp_path)
     script("preprocess", cwd=tmp_path)
-    script("train", "--max-minutes", 5, cwd=tmp_path)
+    script("train", "--max-minutes", 3, cwd=tmp_path)
     script("inference", cwd=tmp_path)
     video = tmp_path / script("reapply_faces", cwd=tmp_path).splitlines()[-1]
     mouth = track_face(frame.rgb() for frame in read_frames(video)).track.mouth

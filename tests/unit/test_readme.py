@@ -52,7 +52,7 @@ RUN_BY = {
     "python -m utils.pretrain FOLDER":
         "tests/pipeline/test_pretrain.py::test_a_base_is_learned_and_trained_from",
     "python train.py": f"{TRAIN}test_loss_falls_and_everything_is_written",
-    "python train.py --max-minutes 5": f"{CHAIN}test_first_run_of_a_newcomer",
+    "python train.py --max-minutes 3": f"{CHAIN}test_first_run_of_a_newcomer",
     "python train.py --max-minutes 2": f"{TRAIN}test_max_minutes_ends_in_time_with_the_rate_down",
     "python train.py --resume": f"{TRAIN}test_killed_at_a_random_moment_it_resumes",
     "python train.py --lr 0.0003": f"{TRAIN}test_resume_keeps_the_settings_it_is_not_given",
