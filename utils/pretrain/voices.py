@@ -65,10 +65,11 @@ def mixed(
     """
     rng = np.random.default_rng(seed)
     shares = np.sqrt([len(dataset) for dataset in datasets])
+    shares = shares / shares.sum()
     for step in itertools.count():
         if step % STEPS_PER_DRAW == 0:
             for k, dataset in enumerate(datasets):
                 dataset.set_epoch(seed, step, k)
-        few = rng.choice(len(datasets), SPEAKERS_PER_STEP, p=shares / shares.sum())
+        few = rng.choice(len(datasets), SPEAKERS_PER_STEP, p=shares)
         drawn = [draw(datasets[k]) for k in few]
         yield [torch.cat(parts) for parts in zip(*drawn, strict=True)]

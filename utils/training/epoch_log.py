@@ -30,8 +30,7 @@ class EpochLog:
     def add(self, pictures: int, numbers: dict[str, float]):
         """Count a step with its numbers, each a mean over its pictures; the schedule moves on.
 
-        Raises CheckpointError if a number is not finite: the checkpoints are
-        from before it.
+        Raises CheckpointError if a number is not finite: the checkpoints are from before it.
         """
         check_finite(numbers, self.schedule)
         for name, number in numbers.items():

@@ -6,7 +6,7 @@ import pytest
 from helpers.people import assert_follows, middle, scene
 
 from utils import sample, storage
-from utils.face import tracking
+from utils.face import landmarks, tracking
 from utils.face.landmarks import Landmarker
 from utils.face.tracking import find_cuts, track_face
 from utils.media.pixels import to_uint8
@@ -64,7 +64,13 @@ def test_few_pictures_or_none_are_no_trouble():
 
 
 # -- finding ---------------------------------------------------------------------------------------
-def test_frames_without_a_face_are_interpolated_and_marked(pictures, wall):
+@pytest.fixture
+def rough(monkeypatch):
+    """Landmarks are not smoothed."""
+    monkeypatch.setattr(landmarks, "QUICK_FRAMES", 10**6)
+
+
+def test_frames_without_a_face_are_interpolated_and_marked(rough, pictures, wall):
     track, people = track_face([*pictures[:10], wall, wall, wall, *pictures[13:]])
     assert people == [1]
     assert np.flatnonzero(~track.valid).tolist() == [10, 11, 12]
@@ -72,7 +78,7 @@ def test_frames_without_a_face_are_interpolated_and_marked(pictures, wall):
     for k in (10, 11, 12):
         share = (k - 9) / 4
         between = (1 - share) * points[9] + share * points[13]
-        np.testing.assert_allclose(points[k], between, atol=1.5)  # px; they are smoothed then
+        np.testing.assert_allclose(points[k], between, atol=1e-3)
     assert all(np.isfinite(array).all() for array in vars(track).values())
 
 
@@ -88,18 +94,18 @@ def test_pictures_without_any_face_give_no_valid_frame_and_no_number(wall, frame
         assert name == "valid" or np.isnan(array).all()
 
 
-def test_a_face_that_starts_late_is_held_from_its_first_place(pictures, wall):
+def test_a_face_that_starts_late_is_held_from_its_first_place(rough, pictures, wall):
     track, _ = track_face([wall, wall, *pictures[2:8]])
     assert track.valid.tolist() == [False] * 2 + [True] * 6
-    np.testing.assert_allclose(track.landmarks[0], track.landmarks[2], atol=1.5)
+    np.testing.assert_array_equal(track.landmarks[0], track.landmarks[2])
 
 
-def test_a_shot_without_a_face_borrows_from_another(pictures):
+def test_a_shot_without_a_face_borrows_from_another(rough, pictures):
     dark = [np.full_like(pictures[0], 20)] * 5
     track, people = track_face([*pictures[:8], *dark])
     assert track.cuts.tolist() == [0, 8]
     assert people == [1, 0]
-    np.testing.assert_allclose(track.landmarks[8:], track.landmarks[[7] * 5], atol=1.5)
+    np.testing.assert_array_equal(track.landmarks[8:], track.landmarks[[7] * 5])
 
 
 def test_a_join_in_the_clip_is_found_and_does_not_shift_the_face(pictures):
