@@ -400,7 +400,7 @@ def test_training_ends_early_with_the_rate_down(run, tmp_path, monkeypatch):
 def test_killed_at_a_random_moment_it_resumes(tiny_data, tmp_path, how, run_script):
     """A real process, interrupted or killed a while into training: what it leaves goes on."""
     options = ["--data", tiny_data, "--checkpoints", tmp_path, "--device", "cpu"]
-    command = [sys.executable, ROOT / "train.py", *options, "--epochs", "3"]
+    command = [sys.executable, ROOT / "train.py", *options, "--epochs", "6"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     last = tmp_path / "last.pth"
