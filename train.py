@@ -39,15 +39,15 @@ from torch.utils.data.distributed import DistributedSampler
 from models import losses
 from models.unet import LipUNet
 from utils import cli
-from utils.cli import CheckpointError, UserError, say
+from utils.cli import CheckpointError, say
 from utils.dataset.batches import LipDataset, MouthMaps, mouth_weight_maps
 from utils.dataset.clip import Clip
 from utils.evaluate import meter
 from utils.evaluate.preview import write_preview
-from utils.face.landmarks import mouth_matrix
 from utils.training import base, checkpoint, distributed
 from utils.training.device import autocast, resolve, to_channels_last, to_device
 from utils.training.epoch_log import EpochLog, check_finite, epoch_line
+from utils.training.hearing import hearing_loss, held_out_hearing
 from utils.training.plots import write_log
 from utils.training.schedule import Rates, Schedule, TimeLimit
 from utils.training.state import (
@@ -77,7 +77,10 @@ FINAL_LR = 3e-6               # its end. Often quoted as *the* rate for this U-N
                               # a day of CPU training would not reach what ten minutes from LR reach
 WARMUP_STEPS = 100            # from 0 to LR, of hearing and of drawing
 WEIGHT_DECAY = 1e-2           # of AdamW
-HEARING_STEPS = 1000          # at most as many as of drawing. Without a base 3000
+HEARING_STEPS = 1000          # at most, and as many as of drawing. Without a base 3000
+HEARING_CHECK_STEPS = 25      # between two looks at the held-out part
+HEARING_PATIENCE_STEPS = 150  # without a new lowest loss of it, after which hearing ends, with half
+                              # as many more in which the rate falls
 HEARING_SHARE = 0.3           # of --max-minutes, at most
 SOUNDS = 64                   # a step of hearing, and as many of other people's voices
 VOICES_WEIGHT = 1.0           # of these: less forgets them
@@ -106,40 +109,49 @@ def train_hearing(
     trained: LipDataset,
     held: LipDataset,
     schedule: Schedule,
+    progress: Progress,
 ) -> LipUNet:
-    """Train the audio branch until the schedule is over; each process makes all of it. Returns the
-    network with as much of what it has learned as serves the held-out part.
+    """Train the audio branch until the schedule is over, or the held-out part is heard no better;
+    each process makes all of it. Returns the network with what serves the held-out part of that.
     """
     torch.manual_seed(SEED + schedule.step)
     trained.set_epoch(SEED, 0, schedule.step)
     state.model.train()
-    to_mouth = torch.from_numpy(mouth_matrix()).to(state.device)
+    figures: list[float] = []
     for lr in until_over(schedule, "learning to hear"):
-        # 1. this voice: predict landmarks from the sound
+        # 1. is there more to learn?
+        if schedule.step % HEARING_CHECK_STEPS == 0:
+            figures.append(distributed.broadcast(held_out_hearing(state.averaged, held)))
+            checks = schedule.step // HEARING_CHECK_STEPS
+            if schedule.maybe_stop_early(
+                    figures, checks, HEARING_PATIENCE_STEPS, HEARING_PATIENCE_STEPS // 2):
+                progress.heard = HEARING_STEPS
+
+        # 2. this voice: predict landmarks from the sound
         mel, real = to_device(trained.draw_sounds(SOUNDS), state.device)
         with autocast(state.device):
             landmarks = state.model.predict_landmarks(state.model.encode_audio(mel))
-        loss = losses.landmark_and_mouth_loss(landmarks, real, to_mouth)
+        loss = hearing_loss(landmarks, real)
 
-        # 2. other people's voices
+        # 3. other people's voices
         if state.teacher:
-            loss = loss + VOICES_WEIGHT * voices_loss(state, to_mouth)
+            loss = loss + VOICES_WEIGHT * voices_loss(state)
 
-        # 3. step and average
+        # 4. step and average
         gradient_norm = optimizer_step(state.optimizer, loss, lr)
         check_finite({"loss": loss.item(), "gradient_norm": gradient_norm}, schedule)
         state.ema.update_parameters(state.model)
 
-    # 4. back towards the base
+    # 5. back towards the base
     return state.teacher.restrain(state.averaged, held) if state.teacher else state.averaged
 
 
-def voices_loss(state: TrainState, to_mouth: Tensor) -> Tensor:
+def voices_loss(state: TrainState) -> Tensor:
     """Do other people's voices still move the mouth? As the base hears them, times VOICES_GAIN."""
     with autocast(state.device):
         features, heard = state.teacher.ask(SOUNDS)
         landmarks = state.model.predict_landmarks(state.model.audio_encoder(features))
-    return losses.landmark_and_mouth_loss(landmarks, VOICES_GAIN * heard, to_mouth)
+    return hearing_loss(landmarks, VOICES_GAIN * heard)
 
 
 # -- then: drawing, epoch by epoch -----------------------------------------------------------------
@@ -184,14 +196,14 @@ def build_or_resume(
     if args.resume:
         model, saved = checkpoint.load(path)
         settings = Settings(**saved["settings"])
-        found = find_base(model) if saved["base"] else None
+        found = base.find_base(BASE, model) if saved["base"] else None
         frozen = model.audio_encoder.conv1.weight
         if found and not torch.equal(found["model"]["audio_encoder.conv1.weight"], frozen):
             raise CheckpointError(f"{path} was begun with another base than {BASE}")
     else:
         torch.manual_seed(SEED)
         model = build_model(dataset)
-        found = find_base(model)
+        found = base.find_base(BASE, model)
         if found:
             base.start_from(found, model)
         steps_per_epoch = len(dataset) / (args.batch_size or BATCH_SIZE)
@@ -211,18 +223,6 @@ def build_or_resume(
             f"{path} has been trained for {progress.epoch} epochs already",
             options=f"--resume --epochs {2 * progress.epoch}")
     return state, progress
-
-
-def find_base(model: LipUNet) -> dict | None:
-    """The base to start from. None if that is not wanted, or cannot be, which is said."""
-    if BASE is None:
-        return None
-    try:
-        return base.load_base(BASE, model)
-    except UserError as error:
-        say(f"note: {error}; without a base training takes many times as long, and other voices "
-            "than this person's are not followed well")
-        return None
 
 
 def make_loaders(
@@ -256,7 +256,8 @@ def hearing_schedule(
     steps = min(HEARING_STEPS, progress.settings.epochs * steps_per_epoch)
     minutes = minutes_left(args)
     limit = TimeLimit(time.monotonic(), minutes and HEARING_SHARE * minutes)
-    return Schedule(1, steps, progress.heard, rates, limit)
+    checks = max(1, steps // HEARING_CHECK_STEPS)
+    return Schedule(checks, HEARING_CHECK_STEPS, progress.heard, rates, limit)
 
 
 def seed_epoch(loader: DataLoader, epoch: int):
@@ -304,8 +305,8 @@ def train(
     heard = None
     schedule = hearing_schedule(args, progress, len(loader), rates)
     if not schedule.is_over():
-        heard = train_hearing(state, trained, held, schedule)
-        progress.heard = schedule.step
+        heard = train_hearing(state, trained, held, schedule, progress)
+        progress.heard = max(progress.heard, schedule.step)
     state.begin_drawing(heard)
     begun = time.monotonic()
     validate(state.averaged, val_loader, maps, device)  # the time limit leaves room for one

@@ -52,12 +52,6 @@ def mouth_loss(predicted: Tensor, real: Tensor) -> Tensor:
     return F.smooth_l1_loss(predicted, real) + MOVEMENT_WEIGHT * movement
 
 
-def landmark_and_mouth_loss(predicted: Tensor, real: Tensor, to_mouth: Tensor) -> Tensor:
-    """Both, of normalised landmarks (B, 2L). to_mouth (2L, 2): landmarks @ this = the mouth."""
-    mouth = mouth_loss(predicted @ to_mouth, real @ to_mouth)
-    return landmark_loss(predicted, real) + mouth
-
-
 def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
     """Hinge loss of the discriminator's logits: real ones above 1, generated ones below -1."""
     of_real = F.relu(1 - real)

@@ -23,7 +23,6 @@ from models.discriminator import Discriminator
 from models.unet import LipUNet
 from utils.dataset.batches import LipDataset, mouth_weight_maps
 from utils.dataset.clip import Clip
-from utils.face.landmarks import mouth_matrix
 from utils.training import checkpoint, state
 from utils.training.base import AUDIO_BRANCH, PERSONAL, Teacher, load_base, save_base
 from utils.training.epoch_log import EpochLog
@@ -106,7 +105,7 @@ def test_resumed_training_equals_uninterrupted(run, tmp_path, monkeypatch):
 
     def interrupted(*arguments):
         steps.append(arguments)
-        if len(steps) == 33 + 17:  # 33 of hearing, 11 in an epoch of drawing
+        if len(steps) == 25 + 17:  # 25 of hearing, 11 in an epoch of drawing
             raise KeyboardInterrupt
         return step(*arguments)
 
@@ -217,11 +216,10 @@ def test_other_voices_are_to_move_the_mouth_as_the_base_does_but_further(monkeyp
     }
     networks = TrainState(model, CPU, train.EMA_DECAY, train.WEIGHT_DECAY, start)
     networks.model.eval()
-    to_mouth = torch.from_numpy(mouth_matrix())
     found = {}
     for gain in (1.0, train.VOICES_GAIN):
         monkeypatch.setattr(train, "VOICES_GAIN", gain)
-        found[gain] = train.voices_loss(networks, to_mouth)
+        found[gain] = train.voices_loss(networks)
     assert found[1.0] < 1e-6
     assert found[train.VOICES_GAIN] > 1e-3
     found[train.VOICES_GAIN].backward()
@@ -290,19 +288,19 @@ def test_resume_refuses_another_base(run, tmp_path, monkeypatch):
     assert re.search(r"last\.pth was begun with another base than .*base2\.pth", result.err)
 
 
-@pytest.mark.parametrize(("more", "steps"), [((), []), (("--epochs", 2), [11]), (
-    ("--epochs", 1000), [989])])
+@pytest.mark.parametrize(("more", "steps"), [((), []), (("--epochs", 5), [25]), (
+    ("--epochs", 1000), [975])])
 def test_resume_hears_what_more_epochs_allow(one_epoch, run, tmp_path, monkeypatch, more, steps):
-    """11 steps with one epoch of 11, at most 1000 in all; the epoch is one more of drawing."""
+    """As many as of drawing, but a multiple of 25, and at most 1000 in all."""
     shutil.copytree(one_epoch, tmp_path / "checkpoints")
     found = []
 
     def noted(*arguments):
-        schedule = arguments[-1]
-        found.append(schedule.steps_per_epoch - schedule.step)
+        schedule = arguments[-2]
+        found.append(schedule.epochs * schedule.steps_per_epoch - schedule.step)
         raise KeyboardInterrupt
 
-    assert read(one_epoch / "last.pth")["scheduler"] == {"heard": 11, "step": 11}
+    assert read(one_epoch / "last.pth")["scheduler"] == {"heard": 25, "step": 11}
     monkeypatch.setattr(train, "train_hearing", noted)
     run("--resume", *more)
     assert found == steps
@@ -313,15 +311,37 @@ def test_hearing_has_a_share_of_the_minutes_and_no_more_steps_than_drawing(run, 
     found = []
 
     def noted(*arguments):
-        found.append(arguments[-1])
+        found.append(arguments[-2])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "train_hearing", noted)
-    run("--epochs", 2, "--max-minutes", 1)
+    run("--epochs", 5, "--max-minutes", 1)
     run("--epochs", 1000)
-    assert [schedule.steps_per_epoch for schedule in found] == [22, train.HEARING_STEPS]
+    steps = [schedule.epochs * schedule.steps_per_epoch for schedule in found]
+    assert steps == [50, train.HEARING_STEPS]
     assert 0.9 * train.HEARING_SHARE < found[0].limit.minutes <= train.HEARING_SHARE
     assert found[1].limit.minutes is None
+
+
+def test_hearing_ends_once_the_held_out_part_is_heard_no_better(run, tmp_path, monkeypatch):
+    """After 4 looks without a new lowest loss and 3 more steps; it is then done for good."""
+    step, rates = train.optimizer_step, []
+
+    def counted(optimizer, loss, lr):
+        rates.append(lr)
+        return step(optimizer, loss, lr)
+
+    losses = iter([0.5, 0.4, 0.3, *[0.3] * 100])
+    monkeypatch.setattr(train, "held_out_hearing", lambda *_: next(losses))
+    monkeypatch.setattr(train, "HEARING_CHECK_STEPS", 1)
+    monkeypatch.setattr(train, "HEARING_PATIENCE_STEPS", 4)
+    monkeypatch.setattr(train, "optimizer_step", counted)
+    assert run("--epochs", 2).code == 0
+    assert len(rates) == 6 + 3 + 22
+    assert rates[8] < 0.5 * rates[6]
+    assert read(tmp_path / "checkpoints" / "last.pth")["scheduler"]["heard"] == train.HEARING_STEPS
+    assert run("--epochs", 3, "--resume").code == 0
+    assert len(rates) == 6 + 3 + 33
 
 
 def test_resume_refuses_other_data_and_finished_training(run, one_epoch, tmp_path):

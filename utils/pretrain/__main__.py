@@ -36,12 +36,12 @@ from utils.cli import UserError, say
 from utils.contract import FPS
 from utils.dataset.batches import LEAST_MEL_STD, Batch, mouth_weight_maps
 from utils.evaluate import metrics
-from utils.face.landmarks import mouth_matrix
 from utils.generate import heard_mouth
 from utils.pretrain import prepare
 from utils.pretrain.voices import SPEAKERS_PER_STEP, Voice, VoiceDataset, mixed
 from utils.training.base import load_base, save_base
 from utils.training.device import autocast, resolve, to_device
+from utils.training.hearing import hearing_loss
 from utils.training.schedule import Rates, Schedule, TimeLimit
 from utils.training.state import TrainState
 from utils.training.steps import judge, optimizer_step, to_float, until_over, validate
@@ -108,13 +108,12 @@ def mixed_sounds(datasets: list[VoiceDataset], seed: int) -> Iterator[list[Tenso
 def train_hearing(state: TrainState, datasets: list[VoiceDataset], schedule: Schedule):
     """Train the audio branch until the schedule is over."""
     state.model.train()
-    to_mouth = torch.from_numpy(mouth_matrix()).to(state.device)
     sounds = mixed_sounds(datasets, SEED)
     for lr in until_over(schedule, "learning to hear"):
         mel, real = to_device(tuple(next(sounds)), state.device)
         with autocast(state.device):
             landmarks = state.model.predict_landmarks(state.model.encode_audio(mel))
-        loss = losses.landmark_and_mouth_loss(landmarks, real, to_mouth)
+        loss = hearing_loss(landmarks, real)
         optimizer_step(state.optimizer, loss, lr)
         state.ema.update_parameters(state.model)
 

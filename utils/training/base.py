@@ -23,14 +23,13 @@ import torch
 from torch import Tensor
 
 from models.discriminator import Discriminator
-from models.losses import landmark_and_mouth_loss
 from models.unet import LipUNet
 from utils.cli import UserError, say
 from utils.contract import CONTRACT
 from utils.dataset.batches import LipDataset
-from utils.face.landmarks import mouth_matrix
 from utils.storage import check_contract, read_asset, reading
 from utils.training import checkpoint
+from utils.training.hearing import held_out_hearing
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "base.pth"
 SHIPPED_SHA256 = "6ed6ba101af57abc0d7e42c1a9d34a9d0b57a2104c974d19fd0b9e375bd578cd"
@@ -74,10 +73,6 @@ class Teacher:
         held-out part (WiSE-FT, Wortsman et al. 2022): what a clip teaches of sound may hold for
         its very frames only. How far is said.
         """
-        device = model.mel_mean.device
-        mel = torch.from_numpy(held.clip.mel_windows[held.frames]).to(device)
-        real = torch.from_numpy(held.norm.landmarks[held.frames]).to(device)
-        to_mouth = torch.from_numpy(mouth_matrix()).to(device)
         old = self.network.state_dict()
         restrained = copy.deepcopy(model)
 
@@ -89,8 +84,7 @@ class Teacher:
         losses = {}
         for share in SHARES:
             keep(share)
-            heard = restrained.predict_landmarks(restrained.encode_audio(mel))
-            losses[share] = landmark_and_mouth_loss(heard, real, to_mouth).item()
+            losses[share] = held_out_hearing(restrained, held)
         best = min(SHARES, key=losses.__getitem__)
         keep(best)
         say(f"hearing: loss {losses[best]:.2f} on the held-out part, the base's {losses[0]:.2f}; "
@@ -136,6 +130,18 @@ def load_base(path: Path, model: LipUNet) -> dict[str, Any]:
             base[name] = checkpoint.checked_tensors(weights, network.state_dict())
         base["voices"] = _expanded(base["voices"])
     return base
+
+
+def find_base(path: Path | None, model: LipUNet) -> dict[str, Any] | None:
+    """The base of a file. None if that is not wanted, or cannot be, which is said."""
+    if path is None:
+        return None
+    try:
+        return load_base(path, model)
+    except UserError as error:
+        say(f"note: {error}; without a base training takes many times as long, and other voices "
+            "than this person's are not followed well")
+        return None
 
 
 def start_from(base: dict[str, Any], model: LipUNet):

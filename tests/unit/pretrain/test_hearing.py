@@ -5,12 +5,11 @@ import copy
 import pytest
 import torch
 
-from models import losses
 from utils.cli import UserError
-from utils.face.landmarks import mouth_matrix
 from utils.pretrain import __main__ as pretrain
 from utils.pretrain.voices import VoiceDataset
 from utils.training.base import AUDIO_BRANCH, save_base
+from utils.training.hearing import hearing_loss
 from utils.training.schedule import Rates, Schedule
 
 CPU = torch.device("cpu")
@@ -24,12 +23,11 @@ def dataset(voice, monkeypatch):
     return VoiceDataset(voice, train=True)
 
 
-def hearing_loss(state, dataset):
+def loss_of(state, dataset):
     mel, real = next(pretrain.mixed_sounds([dataset], 7))
     with torch.inference_mode():
         landmarks = state.averaged.predict_landmarks(state.averaged.encode_audio(mel))
-    to_mouth = torch.from_numpy(mouth_matrix())
-    return losses.landmark_and_mouth_loss(landmarks, real, to_mouth).item()
+    return hearing_loss(landmarks, real).item()
 
 
 def changed(state, before):
@@ -47,9 +45,9 @@ def test_hearing_improves_then_drawing(dataset, tmp_path, monkeypatch):
 
     state = pretrain.build([dataset], CPU, path)
     before = copy.deepcopy(state.averaged.state_dict())
-    loss = hearing_loss(state, dataset)
+    loss = loss_of(state, dataset)
     pretrain.train_hearing(state, [dataset], Schedule(1, 40, 0, Rates(1e-3, 1e-4, 5)))
-    assert hearing_loss(state, dataset) < 0.9 * loss
+    assert loss_of(state, dataset) < 0.9 * loss
     heard = changed(state, before)
     assert heard == {name for name in before if name.startswith(AUDIO_BRANCH)}
 
