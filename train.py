@@ -47,7 +47,6 @@ from utils.evaluate.preview import write_preview
 from utils.training import base, checkpoint, distributed
 from utils.training.device import autocast, resolve, to_channels_last, to_device
 from utils.training.epoch_log import EpochLog, check_finite, epoch_line
-from utils.training.hearing import hearing_loss, held_out_hearing
 from utils.training.plots import write_log
 from utils.training.schedule import Rates, Schedule, TimeLimit
 from utils.training.state import (
@@ -58,29 +57,34 @@ from utils.training.state import (
     make_checkpoint,
     restore,
 )
-from utils.training.steps import judge, optimizer_step, to_float, until_over, validate
+from utils.training.steps import (
+    hearing_loss,
+    held_out_hearing,
+    judge,
+    optimizer_step,
+    restrain,
+    to_float,
+    until_over,
+    validate,
+)
 from utils.usable_frames import check_mouth
 
 # -- edit these -----------------------------------------------------------------------------------
 BASE: Path | None = base.SHIPPED  # network that has heard and seen many people: training starts
                               # from it. None: from nothing, which takes many times as long
-EPOCHS = 8                    # a 2-minute clip: 8 minutes on 2 CPU cores with bfloat16. Without a
-                              # base 30
-MIN_STEPS = 1200              # a short clip has more epochs, to make this many steps: 3 minutes.
-                              # Without a base 6000
+EPOCHS = 8                    # a 2-minute clip: 8 minutes on 2 CPU cores. Without a base 30
+MIN_STEPS = 1200              # a short clip has more epochs, to make these. Without a base 6000
 PATIENCE_STEPS = 1000         # without a new lowest held-out figure, after which training ends ...
 COOLDOWN_STEPS = 600          # ... with this many more, in which the rate falls and lips get sharp
-BATCH_SIZE = 8                # pictures a step, of all processes together; 4 or 2 if memory is
-                              # short, 32 or more on a GPU
+BATCH_SIZE = 8                # pictures a step of all processes; 2 if memory is short, 32+ on a GPU
 LR = 6e-4                     # peak of the learning rate. Without a base 1e-3 trains best
-FINAL_LR = 3e-6               # its end. Often quoted as *the* rate for this U-Net; starting there,
-                              # a day of CPU training would not reach what ten minutes from LR reach
+FINAL_LR = 3e-6               # its end. Starting there, a day would not reach what ten minutes do
 WARMUP_STEPS = 100            # from 0 to LR, of hearing and of drawing
 WEIGHT_DECAY = 1e-2           # of AdamW
 HEARING_STEPS = 1000          # at most, and as many as of drawing. Without a base 3000
 HEARING_CHECK_STEPS = 25      # between two looks at the held-out part
-HEARING_PATIENCE_STEPS = 150  # without a new lowest loss of it, after which hearing ends, with half
-                              # as many more in which the rate falls
+HEARING_PATIENCE_STEPS = 150  # without a new lowest loss of it, after which hearing ends ...
+HEARING_COOLDOWN_STEPS = 75   # ... with this many more, in which the rate falls
 HEARING_SHARE = 0.3           # of --max-minutes, at most
 SOUNDS = 64                   # a step of hearing, and as many of other people's voices
 VOICES_WEIGHT = 1.0           # of these: less forgets them
@@ -91,9 +95,8 @@ GRADIENT_WEIGHT = 1.0         # of the gradient loss: more is sharper, too much 
 DISCRIMINATOR_LR_SHARE = 0.5  # its learning rate over the generator's
 ADVERSARIAL_WEIGHT = 0.01     # of the discriminator's logits: more is sharper, too much invents
 FEATURE_WEIGHT = 0.4          # of the difference in the discriminator's features
-EMA_DECAY = 0.999             # what is validated and kept is the exponential moving average of the
-                              # weights, steadier than the weights: over the last tenth of the
-                              # steps, 1000 at most
+EMA_DECAY = 0.999             # the exponential moving average of the weights is kept, which is
+                              # steadier: over the last tenth of the steps, 1000 at most
 TOLERANCE_SHARE = 0.02        # best.pth is the newest network within this share of the lowest
                               # held-out figure: a later one is sharper and follows better
 VALIDATION_FRAMES = 300       # held-out frames looked at in each epoch, evenly spaced
@@ -111,8 +114,8 @@ def train_hearing(
     schedule: Schedule,
     progress: Progress,
 ) -> LipUNet:
-    """Train the audio branch until the schedule is over, or the held-out part is heard no better;
-    each process makes all of it. Returns the network with what serves the held-out part of that.
+    """Train the audio branch, in each process, until the schedule is over or the held-out part is
+    heard no better. Returns the network with what serves the held-out part of that.
     """
     torch.manual_seed(SEED + schedule.step)
     trained.set_epoch(SEED, 0, schedule.step)
@@ -120,11 +123,10 @@ def train_hearing(
     figures: list[float] = []
     for lr in until_over(schedule, "learning to hear"):
         # 1. is there more to learn?
-        if schedule.step % HEARING_CHECK_STEPS == 0:
+        if not schedule.first_step and schedule.step % schedule.steps_per_epoch == 0:
             figures.append(distributed.broadcast(held_out_hearing(state.averaged, held)))
-            checks = schedule.step // HEARING_CHECK_STEPS
             if schedule.maybe_stop_early(
-                    figures, checks, HEARING_PATIENCE_STEPS, HEARING_PATIENCE_STEPS // 2):
+                    figures, len(figures) - 1, HEARING_PATIENCE_STEPS, HEARING_COOLDOWN_STEPS):
                 progress.heard = HEARING_STEPS
 
         # 2. this voice: predict landmarks from the sound
@@ -143,7 +145,7 @@ def train_hearing(
         state.ema.update_parameters(state.model)
 
     # 5. back towards the base
-    return state.teacher.restrain(state.averaged, held) if state.teacher else state.averaged
+    return restrain(state.teacher, state.averaged, held) if state.teacher else state.averaged
 
 
 def voices_loss(state: TrainState) -> Tensor:
@@ -256,8 +258,8 @@ def hearing_schedule(
     steps = min(HEARING_STEPS, progress.settings.epochs * steps_per_epoch)
     minutes = minutes_left(args)
     limit = TimeLimit(time.monotonic(), minutes and HEARING_SHARE * minutes)
-    checks = max(1, steps // HEARING_CHECK_STEPS)
-    return Schedule(checks, HEARING_CHECK_STEPS, progress.heard, rates, limit)
+    every = min(HEARING_CHECK_STEPS, steps)
+    return Schedule(steps // every, every, progress.heard, rates, limit)
 
 
 def seed_epoch(loader: DataLoader, epoch: int):
@@ -283,7 +285,6 @@ def save_epoch(folder: Path, state: TrainState, progress: Progress, held: LipDat
     return is_best
 
 
-# -------------------------------------------------------------------------------------------------
 def train(
     args: argparse.Namespace,
     trained: LipDataset,
@@ -367,8 +368,7 @@ def main(args: argparse.Namespace):
 
     # 3. does its mouth follow the sound?
     best = Path(args.checkpoints) / "best.pth"
-    model, _ = checkpoint.load(best)
-    model = to_channels_last(model, device)
+    model = to_channels_last(checkpoint.load(best)[0], device)
     say(meter.brief(clip, model, device))
     data_option = cli.option("data", args.data, "data")
     checkpoint_option = cli.option("checkpoint", best, "checkpoints/best.pth")

@@ -126,6 +126,31 @@ train.LipDataset.__getitems__ = noted
     assert first_epoch == set(range(88))
 
 
+def test_hearing_ends_early_in_all_of_them_by_the_first_ones_held_out_part(start, tmp_path):
+    """That of the first rises, that of the other falls: 3 looks after the first, 3 steps more."""
+    note = f"""
+rank = int(os.environ["RANK"])
+looks = []
+def look(*_):
+    looks.append(rank)
+    return len(looks) * (1 - 2 * rank)
+draw = train.LipDataset.draw_sounds
+def noted(*arguments):
+    print("heard", file=open({str(tmp_path)!r} + "/rank" + str(rank), "a"))
+    return draw(*arguments)
+train.held_out_hearing = look
+train.LipDataset.draw_sounds = noted
+train.HEARING_STEPS = 30
+train.HEARING_CHECK_STEPS = train.HEARING_PATIENCE_STEPS = train.HEARING_COOLDOWN_STEPS = 1
+"""
+    process = start("--epochs", 3, change=note)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    for rank in (0, 1):
+        assert (tmp_path / f"rank{rank}").read_text().count("heard") == 6
+    assert checkpoint.load(tmp_path / "pair" / "last.pth")[1]["scheduler"]["heard"] == 30
+
+
 def test_gradients_are_averaged(start, tmp_path):
     """After some steps on different pictures both processes have the same weights."""
     note = f"""

@@ -24,7 +24,7 @@ from models.unet import LipUNet
 from utils.dataset.batches import LipDataset, mouth_weight_maps
 from utils.dataset.clip import Clip
 from utils.training import checkpoint, state
-from utils.training.base import AUDIO_BRANCH, PERSONAL, Teacher, load_base, save_base
+from utils.training.base import AUDIO_BRANCH, PERSONAL, load_base, save_base
 from utils.training.epoch_log import EpochLog
 from utils.training.schedule import Rates, Schedule
 from utils.training.state import TrainState, build_model
@@ -105,7 +105,7 @@ def test_resumed_training_equals_uninterrupted(run, tmp_path, monkeypatch):
 
     def interrupted(*arguments):
         steps.append(arguments)
-        if len(steps) == 25 + 17:  # 25 of hearing, 11 in an epoch of drawing
+        if len(steps) == 25 + 17:  # hearing comes in 25s, drawing has 11 steps an epoch
             raise KeyboardInterrupt
         return step(*arguments)
 
@@ -245,7 +245,7 @@ def test_it_hears_first_then_draws_with_the_restrained_hearing(run, tmp_path, mo
         heard.append((copy.deepcopy(model.state_dict()), network.state_dict()))
         return network
 
-    monkeypatch.setattr(Teacher, "restrain", restrain)
+    monkeypatch.setattr(train, "restrain", restrain)
     result = run("--epochs", 2)
     assert result.code == 0, result.err
     begun = load_base(path, state.LipUNet())["model"]
@@ -288,10 +288,11 @@ def test_resume_refuses_another_base(run, tmp_path, monkeypatch):
     assert re.search(r"last\.pth was begun with another base than .*base2\.pth", result.err)
 
 
-@pytest.mark.parametrize(("more", "steps"), [((), []), (("--epochs", 5), [25]), (
-    ("--epochs", 1000), [975])])
-def test_resume_hears_what_more_epochs_allow(one_epoch, run, tmp_path, monkeypatch, more, steps):
-    """As many as of drawing, but a multiple of 25, and at most 1000 in all."""
+@pytest.mark.parametrize(("epochs", "most", "steps"), [
+    (2, 11, []), (2, 1000, [11]), (3, 1000, [14]), (1000, 1000, [989])])
+def test_resume_hears_what_more_epochs_allow(
+        one_epoch, run, tmp_path, monkeypatch, epochs, most, steps):
+    """As many as of drawing, above 25 a multiple of it; 11 were made."""
     shutil.copytree(one_epoch, tmp_path / "checkpoints")
     found = []
 
@@ -300,9 +301,10 @@ def test_resume_hears_what_more_epochs_allow(one_epoch, run, tmp_path, monkeypat
         found.append(schedule.epochs * schedule.steps_per_epoch - schedule.step)
         raise KeyboardInterrupt
 
-    assert read(one_epoch / "last.pth")["scheduler"] == {"heard": 25, "step": 11}
+    assert read(one_epoch / "last.pth")["scheduler"] == {"heard": 11, "step": 11}
     monkeypatch.setattr(train, "train_hearing", noted)
-    run("--resume", *more)
+    monkeypatch.setattr(train, "HEARING_STEPS", most)
+    run("--resume", "--epochs", epochs)
     assert found == steps
 
 
@@ -331,10 +333,15 @@ def test_hearing_ends_once_the_held_out_part_is_heard_no_better(run, tmp_path, m
         rates.append(lr)
         return step(optimizer, loss, lr)
 
+    def flat(model, held):
+        assert not model.training
+        return next(losses)
+
     losses = iter([0.5, 0.4, 0.3, *[0.3] * 100])
-    monkeypatch.setattr(train, "held_out_hearing", lambda *_: next(losses))
+    monkeypatch.setattr(train, "held_out_hearing", flat)
     monkeypatch.setattr(train, "HEARING_CHECK_STEPS", 1)
     monkeypatch.setattr(train, "HEARING_PATIENCE_STEPS", 4)
+    monkeypatch.setattr(train, "HEARING_COOLDOWN_STEPS", 3)
     monkeypatch.setattr(train, "optimizer_step", counted)
     assert run("--epochs", 2).code == 0
     assert len(rates) == 6 + 3 + 22

@@ -41,10 +41,16 @@ from utils.pretrain import prepare
 from utils.pretrain.voices import SPEAKERS_PER_STEP, Voice, VoiceDataset, mixed
 from utils.training.base import load_base, save_base
 from utils.training.device import autocast, resolve, to_device
-from utils.training.hearing import hearing_loss
 from utils.training.schedule import Rates, Schedule, TimeLimit
 from utils.training.state import TrainState
-from utils.training.steps import judge, optimizer_step, to_float, until_over, validate
+from utils.training.steps import (
+    hearing_loss,
+    judge,
+    optimizer_step,
+    to_float,
+    until_over,
+    validate,
+)
 
 # -- edit these -----------------------------------------------------------------------------------
 HEARING_SHARE = 0.3           # of the minutes; the rest is for drawing

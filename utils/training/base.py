@@ -26,17 +26,14 @@ from models.discriminator import Discriminator
 from models.unet import LipUNet
 from utils.cli import UserError, say
 from utils.contract import CONTRACT
-from utils.dataset.batches import LipDataset
 from utils.storage import check_contract, read_asset, reading
 from utils.training import checkpoint
-from utils.training.hearing import held_out_hearing
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "base.pth"
 SHIPPED_SHA256 = "6ed6ba101af57abc0d7e42c1a9d34a9d0b57a2104c974d19fd0b9e375bd578cd"
 # Of the person, not of the base: where the landmarks of this face lie, and how far they move.
 PERSONAL = ("landmark_pose_fit", "landmark_std")
 AUDIO_BRANCH = ("audio_encoder", "landmark_head")  # what the names of its weights begin with
-SHARES = (1, 0.75, 0.5, 0.25, 0)  # of what a training has changed in the audio branch: tried
 COMPONENTS = 24          # principal components of the features that are kept
 FREE = ("face_size", "template")  # of the contract: convolutions fit any size
 
@@ -66,30 +63,6 @@ class Teacher:
         features = share * one + (1 - share) * other                     # (count, 16, 192)
         landmarks = self.network.predict_landmarks(self.network.audio_encoder(features))
         return features, landmarks
-
-    @torch.no_grad()
-    def restrain(self, model: LipUNet, held: LipDataset) -> LipUNet:
-        """A copy of `model`, its audio branch taken back towards the base's as far as serves the
-        held-out part (WiSE-FT, Wortsman et al. 2022): what a clip teaches of sound may hold for
-        its very frames only. How far is said.
-        """
-        old = self.network.state_dict()
-        restrained = copy.deepcopy(model)
-
-        def keep(share):
-            restrained.load_state_dict({
-                name: old[name].lerp(new, share) if name.startswith(AUDIO_BRANCH) else new
-                for name, new in model.state_dict().items()})
-
-        losses = {}
-        for share in SHARES:
-            keep(share)
-            losses[share] = held_out_hearing(restrained, held)
-        best = min(SHARES, key=losses.__getitem__)
-        keep(best)
-        say(f"hearing: loss {losses[best]:.2f} on the held-out part, the base's {losses[0]:.2f}; "
-            f"{best:.0%} of what was learned is kept")
-        return restrained
 
 
 def save_base(

@@ -38,7 +38,8 @@ class Settings:
 class Progress:
     """How far training has come.
 
-    heard: steps of hearing made so far. epoch, step: of drawing. best: lowest held-out figure.
+    heard: steps of hearing made so far, or all if there was no more to learn. epoch, step: of
+    drawing. best: lowest held-out figure.
     history: a dict of numbers for each epoch. patience_start_epoch: epoch from which patience
     counts.
     """

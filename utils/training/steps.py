@@ -1,5 +1,6 @@
-"""The parts of a training step that train.py and utils.pretrain share."""
+"""The parts of training that train.py and utils.pretrain share."""
 
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -11,13 +12,17 @@ from tqdm import tqdm
 
 from models import losses
 from models.unet import LipUNet
-from utils.dataset.batches import MouthMaps
+from utils.cli import say
+from utils.dataset.batches import LipDataset, MouthMaps
+from utils.face.landmarks import mouth_matrix
 from utils.training import distributed
+from utils.training.base import AUDIO_BRANCH, Teacher
 from utils.training.device import autocast, to_device
 from utils.training.schedule import Schedule
 from utils.training.state import TrainState
 
 CLIP_NORM = 1.0          # maximum norm of a step's gradient
+SHARES = (1, 0.75, 0.5, 0.25, 0)  # of what a training has changed in the audio branch: tried
 
 
 def until_over(schedule: Schedule, title: str) -> Iterator[float]:
@@ -31,34 +36,44 @@ def until_over(schedule: Schedule, title: str) -> Iterator[float]:
             bar.update(int(100 * schedule.progress) - bar.n)
 
 
-def discriminator_step(
-    state: TrainState,
-    generated: Tensor,
-    real: Tensor,
-    lr: float,
-) -> list[Tensor]:
-    """Train the discriminator on mouths (B, 3, 56, 104). Returns its features of the real ones."""
-    state.discriminator.requires_grad_(True)
-    with autocast(state.device):
-        logits, features = state.discriminator_ddp(torch.cat([real, generated]))
-    loss = losses.discriminator_loss(*logits.float().chunk(2))
-    optimizer_step(state.optimizer_d, loss, lr)
-    state.discriminator.requires_grad_(False)
-    return [feature[:len(real)].detach() for feature in features]
+def hearing_loss(predicted: Tensor, real: Tensor) -> Tensor:
+    """Loss of normalised landmarks (B, 130): that of all of them, and that of the mouth."""
+    to_mouth = torch.from_numpy(mouth_matrix()).to(real.device)              # (130, 2)
+    mouth = losses.mouth_loss(predicted @ to_mouth, real @ to_mouth)
+    return losses.landmark_loss(predicted, real) + mouth
 
 
-def realism_losses(
-    state: TrainState,
-    generated: Tensor,
-    real_features: list[Tensor],
-) -> tuple[Tensor, Tensor]:
-    """What the generator learns from the discriminator's view of mouths (B, 3, 56, 104):
-    adversarial loss and feature loss.
+@torch.no_grad()
+def held_out_hearing(model: LipUNet, held: LipDataset) -> float:
+    """Loss of a network in eval mode on the sounds of the held-out part, as they were recorded."""
+    device = model.mel_mean.device
+    mel = torch.from_numpy(held.clip.mel_windows[held.frames]).to(device)
+    real = torch.from_numpy(held.norm.landmarks[held.frames]).to(device)
+    return hearing_loss(model.predict_landmarks(model.encode_audio(mel)), real).item()
+
+
+def restrain(teacher: Teacher, model: LipUNet, held: LipDataset) -> LipUNet:
+    """A copy of `model`, its audio branch taken back towards the base's as far as serves the
+    held-out part (WiSE-FT, Wortsman et al. 2022): what a clip teaches of sound may hold for its
+    very frames only. How far is said.
     """
-    with autocast(state.device):
-        logits, features = state.discriminator(generated)
-        feature = losses.feature_loss(features, real_features)
-    return losses.adversarial_loss(logits.float()), feature
+    old = teacher.network.state_dict()
+    restrained = copy.deepcopy(model)
+
+    def keep(share):
+        restrained.load_state_dict({
+            name: old[name].lerp(new, share) if name.startswith(AUDIO_BRANCH) else new
+            for name, new in model.state_dict().items()})
+
+    figures = {}
+    for share in SHARES:
+        keep(share)
+        figures[share] = held_out_hearing(restrained, held)
+    best = min(SHARES, key=figures.__getitem__)
+    keep(best)
+    say(f"hearing: loss {figures[best]:.2f} on the held-out part, the base's {figures[0]:.2f}; "
+        f"{best:.0%} of what was learned is kept")
+    return restrained
 
 
 def judge(
@@ -71,10 +86,23 @@ def judge(
     """Train the discriminator on the mouths in pictures (B, 3, 84, 168), then ask it: adversarial
     loss and feature loss of the generated ones. crop: where the mouths are, of MouthMaps.
     """
-    real_mouth = real[..., *crop]
-    generated_mouth = generated[..., *crop]
-    real_features = discriminator_step(state, generated_mouth.detach(), real_mouth, lr)
-    return realism_losses(state, generated_mouth, real_features)
+    real = real[..., *crop]                                                  # (B, 3, 56, 104)
+    generated = generated[..., *crop]                                        # (B, 3, 56, 104)
+
+    # 1. it learns to tell photographed from generated mouths
+    state.discriminator.requires_grad_(True)
+    with autocast(state.device):
+        logits, features = state.discriminator_ddp(torch.cat([real, generated.detach()]))
+    loss = losses.discriminator_loss(*logits.float().chunk(2))
+    optimizer_step(state.optimizer_d, loss, lr)
+    state.discriminator.requires_grad_(False)
+    real_features = [feature[:len(real)].detach() for feature in features]
+
+    # 2. what it says of the generated ones
+    with autocast(state.device):
+        logits, features = state.discriminator(generated)
+        feature = losses.feature_loss(features, real_features)
+    return losses.adversarial_loss(logits.float()), feature
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> float:

@@ -9,8 +9,8 @@ from utils.cli import UserError
 from utils.pretrain import __main__ as pretrain
 from utils.pretrain.voices import VoiceDataset
 from utils.training.base import AUDIO_BRANCH, save_base
-from utils.training.hearing import hearing_loss
 from utils.training.schedule import Rates, Schedule
+from utils.training.steps import hearing_loss
 
 CPU = torch.device("cpu")
 

@@ -12,6 +12,7 @@ from models.unet import LipUNet
 from utils.cli import UserError
 from utils.contract import CONTRACT
 from utils.training import base
+from utils.training.steps import restrain
 
 
 def make_model(seed):
@@ -108,7 +109,7 @@ def test_hearing_goes_back_to_the_base_as_far_as_the_held_out_part_likes(saved, 
         frames=np.arange(2, 12),
         norm=SimpleNamespace(landmarks=landmarks.numpy()))
     before = {name: value.clone() for name, value in ours.items()}
-    found = teacher.restrain(student, held).state_dict()
+    found = restrain(teacher, student, held).state_dict()
     for name in ours:
         assert torch.allclose(found[name], wanted[name], atol=1e-6), name
         assert torch.equal(student.state_dict()[name], before[name]), name
