@@ -83,7 +83,7 @@ WARMUP_STEPS = 100            # from 0 to LR, of hearing and of drawing
 WEIGHT_DECAY = 1e-2           # of AdamW
 HEARING_STEPS = 1000          # at most, and as many as of drawing. Without a base 3000
 HEARING_CHECK_STEPS = 25      # between two looks at the held-out part
-HEARING_PATIENCE_STEPS = 150  # without a new lowest loss of it, after which hearing ends ...
+HEARING_PATIENCE_STEPS = 150  # without a new lowest loss end hearing, if it began from a base ...
 HEARING_COOLDOWN_STEPS = 75   # ... with this many more, in which the rate falls
 HEARING_SHARE = 0.3           # of --max-minutes, at most
 SOUNDS = 64                   # a step of hearing, and as many of other people's voices
@@ -123,7 +123,7 @@ def train_hearing(
     figures: list[float] = []
     for lr in until_over(schedule, "learning to hear"):
         # 1. is there more to learn?
-        if not schedule.first_step and schedule.step % schedule.steps_per_epoch == 0:
+        if state.teacher and not schedule.first_step and schedule.step % HEARING_CHECK_STEPS == 0:
             figures.append(distributed.broadcast(held_out_hearing(state.averaged, held)))
             if schedule.maybe_stop_early(
                     figures, len(figures) - 1, HEARING_PATIENCE_STEPS, HEARING_COOLDOWN_STEPS):

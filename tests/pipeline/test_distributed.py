@@ -12,8 +12,10 @@ import pytest
 import torch
 
 import train
+from models.discriminator import Discriminator
 from models.unet import LipUNet
 from utils.training import checkpoint, state
+from utils.training.base import save_base
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -128,7 +130,13 @@ train.LipDataset.__getitems__ = noted
 
 def test_hearing_ends_early_in_all_of_them_by_the_first_ones_held_out_part(start, tmp_path):
     """That of the first rises, that of the other falls: 3 looks after the first, 3 steps more."""
+    path = tmp_path / "base.pth"
+    network = LipUNet(channels=(16, 16, 16, 16), audio_width=16, dropout=0.0)
+    save_base(path, network, Discriminator(), torch.randn(20, 16, 192), "a test")
     note = f"""
+from pathlib import Path
+from utils.training import steps
+train.BASE = Path({str(path)!r})
 rank = int(os.environ["RANK"])
 looks = []
 def look(*_):
@@ -139,6 +147,7 @@ def noted(*arguments):
     print("heard", file=open({str(tmp_path)!r} + "/rank" + str(rank), "a"))
     return draw(*arguments)
 train.held_out_hearing = look
+steps.held_out_hearing = lambda *_: 0.5
 train.LipDataset.draw_sounds = noted
 train.HEARING_STEPS = 30
 train.HEARING_CHECK_STEPS = train.HEARING_PATIENCE_STEPS = train.HEARING_COOLDOWN_STEPS = 1

@@ -333,6 +333,11 @@ def test_hearing_ends_once_the_held_out_part_is_heard_no_better(run, tmp_path, m
         rates.append(lr)
         return step(optimizer, loss, lr)
 
+    path = tmp_path / "base.pth"
+    save_base(path, state.LipUNet(), Discriminator(), torch.randn(20, 16, 192), "a test")
+    monkeypatch.setattr(train, "BASE", path)
+    monkeypatch.setattr(train, "restrain", lambda teacher, model, held: model)
+
     def flat(model, held):
         assert not model.training
         return next(losses)
