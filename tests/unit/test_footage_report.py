@@ -158,8 +158,8 @@ def short(good, frames):
 
 SPOILT = [  # line, verdict, what changes of good footage
     ("length", "usable", lambda g: short(g, 1000)),
-    ("length", "will hurt", lambda g: short(g, 400)),
-    ("length", "will hurt", lambda g: with_flaws(g, unrecorded=~first(0.1))),
+    ("length", "will hurt", lambda g: short(g, 200)),
+    ("length", "will hurt", lambda g: with_flaws(g, unrecorded=~first(0.05))),
     ("usable frames", "usable", lambda g: with_flaws(g, frozen=~first(0.9))),
     ("usable frames", "will hurt", lambda g: with_track(g, usable=~first(0.3))),
     ("usable frames", "will hurt", lambda g: with_turn(g, 0.3, -0.4)),
@@ -276,12 +276,12 @@ def test_a_kind_without_frames_is_left_out(good):
 
 # -- the report ------------------------------------------------------------------------------------
 def test_table_is_short_and_says_what_to_do(good):
-    rows = footage_report.findings(**{**good, **short(good, 400)})
+    rows = footage_report.findings(**{**good, **short(good, 200)})
     lines = footage_report.table("clip.mp4", rows).splitlines()
     assert lines[0] == "quality of clip.mp4:"
     assert len(lines) == 16
     assert max(map(len, lines)) <= 119
-    assert lines[1].split()[:4] == ["length", "16", "s", "will"]
+    assert lines[1].split()[:4] == ["length", "8", "s", "will"]
     assert "film 2-5 minutes" in lines[1]
 
 
