@@ -9,9 +9,9 @@
 Who learns one voice forgets others, so the base stays beside a training as its teacher: at each
 step of hearing the network is also asked what it hears in other people's sounds, and is to answer
 as the base does (learning without forgetting, Li and Hoiem 2016). What it has learned is taken back
-towards the base as far as that serves. What is kept of their sounds cannot be
-listened to: the features of windows of 0.64 s in random order, after the audio encoder's
-convolutions, which stay as they are in a training for that reason.
+towards the base as far as that serves. What is kept of their sounds cannot be listened to: the
+features of windows of 0.64 s in random order, after the audio encoder's convolutions, which stay as
+they are in a training for that reason.
 """
 
 import copy

@@ -39,9 +39,8 @@ class Progress:
     """How far training has come.
 
     heard: steps of hearing made so far, or all if there was no more to learn. epoch, step: of
-    drawing. best: lowest held-out figure.
-    history: a dict of numbers for each epoch. patience_start_epoch: epoch from which patience
-    counts.
+    drawing. best: lowest held-out figure. history: a dict of numbers for each epoch.
+    patience_start_epoch: epoch from which patience counts.
     """
 
     settings: Settings

@@ -1,4 +1,4 @@
-"""The parts of training that train.py and utils.pretrain share."""
+"""Parts of training, most of them shared by train.py and utils.pretrain."""
 
 import copy
 import math
